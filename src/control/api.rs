@@ -1,0 +1,212 @@
+//! What can be asked of a daemon, and what it answers: plain data, one JSON object a line.
+//!
+//! The same requests are executed by the command line itself when no daemon runs. Bytes and nanoseconds are
+//! integers; names of enums are lower case; additions only.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// A request. Unknown fields are ignored, so that an older daemon serves a newer client as far as it can.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Request {
+    Status {
+        pool: Option<String>,
+    },
+    PoolCreate(PoolCreate),
+    PoolList,
+    PoolShow {
+        pool: Option<String>,
+    },
+    /// Opens the pool that these disks (or the remembered ones) belong to.
+    PoolImport {
+        disks: Vec<PathBuf>,
+        pool: Option<String>,
+        force: bool,
+    },
+    /// Closes a pool cleanly and forgets where its members are.
+    PoolExport {
+        pool: String,
+    },
+    PoolScrub {
+        pool: Option<String>,
+    },
+    PoolDestroy {
+        pool: String,
+    },
+    VolumeCreate(VolumeCreate),
+    VolumeList {
+        pool: Option<String>,
+    },
+    VolumeShow {
+        volume: String,
+    },
+    VolumeGrow {
+        volume: String,
+        size_bytes: u64,
+    },
+    VolumeRename {
+        volume: String,
+        name: String,
+    },
+    VolumeDestroy {
+        volume: String,
+    },
+    DiskShow {
+        disk: String,
+    },
+    /// Makes the reserved in-memory export for a network benchmark; it goes away with the connection that asked.
+    BenchBegin {
+        size_bytes: u64,
+    },
+    Stop,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct PoolCreate {
+    pub name: String,
+    pub disks: Vec<PathBuf>,
+    /// Copies that a volume gets unless it asks for another number.
+    pub copies: u8,
+    pub extent_bytes: Option<u64>,
+    /// Disks whose present content may be lost.
+    pub erase: Vec<PathBuf>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct VolumeCreate {
+    pub name: String,
+    pub size_bytes: u64,
+    pub pool: Option<String>,
+    pub copies: Option<u8>,
+    pub stripe_unit_bytes: Option<u64>,
+    pub checksums: bool,
+}
+
+/// An answer.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Reply {
+    Done { message: String },
+    Status(StatusReport),
+    Pools { pools: Vec<PoolReport> },
+    Volumes { volumes: Vec<VolumeReport> },
+    Disk(DriveReport),
+    Bench { export: String },
+    Failed(Failure),
+}
+
+/// A refusal or an error, in the form of ux.md: `kind [CODE]: sentence`, facts, next command.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct Failure {
+    /// True: refused for safety, nothing was written (exit 3). False: failed (exit 1).
+    pub refused: bool,
+    /// Such as `DISK_HAS_DATA`; never changes meaning.
+    pub code: String,
+    /// One sentence in the user's words.
+    pub message: String,
+    /// Further lines: facts, what was (not) written, the next command.
+    pub details: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct StatusReport {
+    pub pools: Vec<PoolReport>,
+    /// NBD addresses that are listened on; empty without a daemon.
+    pub listening: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum PoolState {
+    /// Every block has as many copies as its volume promises.
+    Safe,
+    /// Some block has fewer copies than promised, all can be read.
+    AtRisk,
+    /// Some block has no copy that can be read.
+    DataUnavailable,
+    /// One copy only, as asked for.
+    Unprotected,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct PoolReport {
+    pub name: String,
+    pub uuid: String,
+    pub state: PoolState,
+    /// Default copies of new volumes.
+    pub copies: u8,
+    pub extent_bytes: u64,
+    /// Sum of all members' extents.
+    pub raw_bytes: u64,
+    /// What can still be allocated for volumes of 1, 2 and 3 copies (index 0, 1, 2).
+    pub free_bytes: [u64; 3],
+    /// What could be allocated of an empty pool of the present members, for 1, 2 and 3 copies.
+    pub usable_bytes: [u64; 3],
+    /// Allocated to volumes, counted once (not per copy).
+    pub allocated_bytes: u64,
+    /// Allocated bytes that have fewer readable copies than promised, and that have exactly one.
+    pub below_promise_bytes: u64,
+    pub single_copy_bytes: u64,
+    /// Allocated bytes with no readable copy.
+    pub unavailable_bytes: u64,
+    /// Free bytes (per copy) needed to heal after losing the largest drive, and what is there.
+    pub heal_needed_bytes: u64,
+    pub heal_possible: bool,
+    pub drives: Vec<DriveReport>,
+    pub volumes: Vec<VolumeReport>,
+    /// Votes present and votes there are (members of the pool and the witness).
+    pub votes_present: u32,
+    pub votes_total: u32,
+    pub epoch: u64,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum DriveState {
+    Active,
+    /// Not there.
+    Missing,
+    /// There, but its copies missed writes and are not read.
+    Stale,
+    /// There, but failed.
+    Faulted,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct DriveReport {
+    /// The stable name shown to people (by-id name, or the file's name).
+    pub name: String,
+    pub path: String,
+    pub uuid: String,
+    pub pool: String,
+    pub size_bytes: u64,
+    pub state: DriveState,
+    /// Why it is not active, in words.
+    pub reason: String,
+    pub rotational: bool,
+    /// Bytes of extents in use on it.
+    pub used_bytes: u64,
+    /// If this drive dies now: bytes without any copy, and bytes left with one copy.
+    pub lost_bytes: u64,
+    pub exposed_bytes: u64,
+    pub read_errors: u64,
+    pub write_errors: u64,
+    pub checksum_errors: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct VolumeReport {
+    pub name: String,
+    pub pool: String,
+    pub uuid: String,
+    pub size_bytes: u64,
+    pub copies: u8,
+    pub columns: u32,
+    pub stripe_unit_bytes: u64,
+    pub checksums: bool,
+    pub allocated_bytes: u64,
+    pub single_copy_bytes: u64,
+    pub unavailable_bytes: u64,
+    pub connections: u32,
+}

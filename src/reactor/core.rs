@@ -1,0 +1,306 @@
+//! The executor of one core.
+//!
+//! A turn runs every task that is ready, then hands the submitted operations to the driver and collects what has
+//! ended; when nothing is ready the core parks in the driver until a completion, a timer or an unpark.
+//!
+//! Wakers may be called from any thread: they push the task's key on a queue and unpark the core only if it
+//! sleeps. A task runs on the core that spawned it and on no other.
+
+use super::op::{OpFuture, Ops};
+use super::timers::{Sleep, Timers};
+use crate::base::prng::Prng;
+use crate::io::buf::BufPool;
+use crate::io::driver::{Completion, Driver, Op, Unpark};
+use crate::io::time::Instant;
+use crossbeam::queue::SegQueue;
+use slab::Slab;
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+/// A core's number within the process, from 0.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct CoreIndex(pub u16);
+
+/// What a turn found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Turn {
+    /// Something ran or completed; another turn may find more.
+    pub busy: bool,
+    /// When the earliest timer is due.
+    pub due: Option<Instant>,
+}
+
+/// A handle to one core; clones are handles to the same core and stay on its thread.
+#[derive(Clone)]
+pub struct Core {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    index: CoreIndex,
+    driver: RefCell<Box<dyn Driver>>,
+    buffers: BufPool,
+    prng: RefCell<Prng>,
+    tasks: RefCell<Slab<Task>>,
+    ready: Arc<Ready>,
+    ops: RefCell<Ops>,
+    timers: RefCell<Timers>,
+    completions: RefCell<Vec<Completion>>,
+    serial: Cell<u64>,
+}
+
+struct Task {
+    future: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    waker: Waker,
+    handle: Arc<TaskWaker>,
+}
+
+/// The keys of tasks to run, filled from any thread.
+struct Ready {
+    queue: SegQueue<(usize, u64)>,
+    asleep: AtomicBool,
+    unpark: Arc<dyn Unpark>,
+}
+
+struct TaskWaker {
+    key: usize,
+    serial: u64,
+    queued: AtomicBool,
+    ready: Arc<Ready>,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.queued.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.ready.queue.push((self.key, self.serial));
+        // Pairs with `park`: it says that it sleeps before it looks at the queue for the last time.
+        if self.ready.asleep.load(Ordering::SeqCst) {
+            self.ready.unpark.unpark();
+        }
+    }
+}
+
+impl Core {
+    pub fn new(index: CoreIndex, driver: Box<dyn Driver>, buffers: BufPool, prng: Prng) -> Core {
+        let ready = Arc::new(Ready {
+            queue: SegQueue::new(),
+            asleep: AtomicBool::new(false),
+            unpark: driver.unparker(),
+        });
+        let inner = Inner {
+            index,
+            driver: RefCell::new(driver),
+            buffers,
+            prng: RefCell::new(prng),
+            tasks: RefCell::default(),
+            ready,
+            ops: RefCell::default(),
+            timers: RefCell::default(),
+            completions: RefCell::default(),
+            serial: Cell::new(0),
+        };
+        Core { inner: Rc::new(inner) }
+    }
+
+    pub fn index(&self) -> CoreIndex {
+        self.inner.index
+    }
+
+    pub fn now(&self) -> Instant {
+        self.inner.driver.borrow().now()
+    }
+
+    /// Wall-clock time, nanoseconds since 1970, for records that people read.
+    pub fn wall_ns(&self) -> u64 {
+        self.inner.driver.borrow().wall_ns()
+    }
+
+    pub fn buffers(&self) -> &BufPool {
+        &self.inner.buffers
+    }
+
+    /// Draws from this core's generator.
+    pub fn with_prng<T>(&self, draw: impl FnOnce(&mut Prng) -> T) -> T {
+        draw(&mut self.inner.prng.borrow_mut())
+    }
+
+    /// Starts a task; it runs for the first time in the next turn.
+    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        let serial = self.inner.serial.get();
+        self.inner.serial.set(serial + 1);
+        let mut tasks = self.inner.tasks.borrow_mut();
+        let entry = tasks.vacant_entry();
+        let ready = self.inner.ready.clone();
+        let handle = Arc::new(TaskWaker { key: entry.key(), serial, queued: AtomicBool::new(false), ready });
+        handle.wake_by_ref();
+        entry.insert(Task { future: Some(Box::pin(future)), waker: handle.clone().into(), handle });
+    }
+
+    /// Submits an operation when first polled; dropping the future does not cancel the operation.
+    pub fn op(&self, op: Op) -> OpFuture {
+        OpFuture::new(self.clone(), op)
+    }
+
+    /// Submits an operation whose end nobody waits for.
+    pub fn submit_detached(&self, op: Op) {
+        let token = self.inner.ops.borrow_mut().begin_detached();
+        self.inner.driver.borrow_mut().submit(token, op);
+    }
+
+    /// Waits until `duration` has passed.
+    pub fn sleep(&self, duration: Duration) -> Sleep {
+        self.sleep_until(self.now() + duration)
+    }
+
+    pub fn sleep_until(&self, until: Instant) -> Sleep {
+        Sleep::new(self.clone(), until)
+    }
+
+    /// Runs what is ready and collects completions, without waiting.
+    pub fn turn(&self) -> Turn {
+        let ran = self.run_ready();
+        let completed = self.collect();
+        let due = self.inner.timers.borrow().next_due();
+        let fired = due.is_some() && self.fire_timers();
+        Turn { busy: ran || completed || fired || !self.inner.ready.queue.is_empty(), due }
+    }
+
+    /// Waits until something may be ready, `until` at the latest.
+    pub fn park(&self, until: Option<Instant>) {
+        self.inner.ready.asleep.store(true, Ordering::SeqCst);
+        if self.inner.ready.queue.is_empty() {
+            self.inner.driver.borrow_mut().park(until);
+        }
+        self.inner.ready.asleep.store(false, Ordering::SeqCst);
+    }
+
+    /// Runs tasks until this future has ended.
+    pub fn run_until<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> T {
+        let slot: Rc<RefCell<Option<T>>> = Rc::default();
+        let out = slot.clone();
+        self.spawn(async move {
+            let value = future.await;
+            *out.borrow_mut() = Some(value);
+        });
+        loop {
+            let turn = self.turn();
+            if let Some(value) = slot.borrow_mut().take() {
+                return value;
+            }
+            if !turn.busy {
+                self.park(turn.due);
+            }
+        }
+    }
+
+    /// Operations that have been submitted and have not completed.
+    pub fn ops_in_flight(&self) -> usize {
+        self.inner.ops.borrow().in_flight()
+    }
+
+    /// Drops all tasks and waits for the operations that the driver still holds. Buffers stay valid until then.
+    pub fn drain(&self) {
+        loop {
+            // Dropping a task may spawn or submit (closing a socket), so the slab is emptied one task at a time.
+            let task = {
+                let mut tasks = self.inner.tasks.borrow_mut();
+                let key = tasks.iter().map(|(key, _)| key).next();
+                key.map(|key| tasks.remove(key))
+            };
+            if task.is_none() {
+                break;
+            }
+        }
+        while self.ops_in_flight() > 0 {
+            if !self.collect() {
+                self.inner.driver.borrow_mut().park(None);
+            }
+        }
+    }
+
+    fn run_ready(&self) -> bool {
+        let mut ran = false;
+        // Only what is queued now: a task that wakes itself runs again after the driver had its turn.
+        for _ in 0..self.inner.ready.queue.len() {
+            let Some((key, serial)) = self.inner.ready.queue.pop() else { break };
+            ran = true;
+            self.run_task(key, serial);
+        }
+        ran
+    }
+
+    fn run_task(&self, key: usize, serial: u64) {
+        let taken = {
+            let mut tasks = self.inner.tasks.borrow_mut();
+            match tasks.get_mut(key) {
+                Some(task) if task.handle.serial == serial => {
+                    // Not queued from here on: a wake during the poll queues the task again.
+                    task.handle.queued.store(false, Ordering::Release);
+                    task.future.take().map(|f| (f, task.waker.clone()))
+                }
+                Some(_) | None => None,
+            }
+        };
+        let Some((mut future, waker)) = taken else { return };
+        let poll = future.as_mut().poll(&mut Context::from_waker(&waker));
+        let ended = {
+            let mut tasks = self.inner.tasks.borrow_mut();
+            match poll {
+                Poll::Ready(()) => Some(tasks.remove(key)),
+                Poll::Pending => {
+                    if let Some(task) = tasks.get_mut(key) {
+                        task.future = Some(future);
+                    }
+                    return;
+                }
+            }
+        };
+        // The future's values are dropped with no borrow held: their Drop may spawn or submit.
+        drop(future);
+        drop(ended);
+    }
+
+    fn collect(&self) -> bool {
+        let mut completions = self.inner.completions.take();
+        self.inner.driver.borrow_mut().reap(&mut completions);
+        let any = !completions.is_empty();
+        for completion in completions.drain(..) {
+            let unclaimed = self.inner.ops.borrow_mut().complete(completion);
+            drop(unclaimed);
+        }
+        *self.inner.completions.borrow_mut() = completions;
+        any
+    }
+
+    fn fire_timers(&self) -> bool {
+        let now = self.now();
+        let due = self.inner.timers.borrow_mut().take_due(now);
+        let any = !due.is_empty();
+        due.into_iter().for_each(Waker::wake);
+        any
+    }
+
+    pub(super) fn with_ops<T>(&self, f: impl FnOnce(&mut Ops) -> T) -> T {
+        f(&mut self.inner.ops.borrow_mut())
+    }
+
+    pub(super) fn with_timers<T>(&self, f: impl FnOnce(&mut Timers) -> T) -> T {
+        f(&mut self.inner.timers.borrow_mut())
+    }
+
+    pub(super) fn with_driver<T>(&self, f: impl FnOnce(&mut dyn Driver) -> T) -> T {
+        f(self.inner.driver.borrow_mut().as_mut())
+    }
+}

@@ -1,0 +1,128 @@
+//! A named virtual disk as protocols see it.
+//!
+//! Rank 6. Owns: validation of ranges, the catalog of what is exported, and the choice of what stands behind a
+//! name: a pool's volume, or memory (benchmarks, tests).
+
+pub mod catalog;
+pub mod memory;
+
+use crate::base::units::Span;
+use crate::block::{Allocation, Geometry, Payload, Status, WriteFlags, ZeroFlags};
+use crate::reactor::Core;
+use memory::MemoryVolume;
+use std::sync::Arc;
+
+/// A volume, shared by all cores.
+pub struct Volume {
+    name: String,
+    description: String,
+    backing: Backing,
+}
+
+/// What stands behind a name.
+enum Backing {
+    Memory(MemoryVolume),
+}
+
+impl Volume {
+    pub fn in_memory(name: &str, memory: MemoryVolume) -> Volume {
+        Volume { name: name.to_owned(), description: "memory".to_owned(), backing: Backing::Memory(memory) }
+    }
+
+    /// The name it is exported under.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// One line for people (NBD INFO_DESCRIPTION).
+    pub fn description(&self) -> &str {
+        &self.description
+    }
+
+    /// Size and preferred sizes now; the size grows when the volume is grown and never shrinks while served.
+    pub fn geometry(&self) -> Geometry {
+        match &self.backing {
+            Backing::Memory(memory) => memory.geometry(),
+        }
+    }
+
+    pub fn is_read_only(&self) -> bool {
+        false
+    }
+
+    /// The way to this volume from one core.
+    pub fn handle(self: &Arc<Volume>, core: &Core) -> Handle {
+        Handle { core: core.clone(), volume: self.clone() }
+    }
+}
+
+/// One core's way to a volume. All methods validate the span against the current size; an empty span succeeds.
+/// Requests may be made concurrently; overlapping ones are ordered by arrival, block by block.
+#[derive(Clone)]
+pub struct Handle {
+    core: Core,
+    volume: Arc<Volume>,
+}
+
+impl Handle {
+    pub fn volume(&self) -> &Arc<Volume> {
+        &self.volume
+    }
+
+    pub fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// The bytes of a span.
+    pub async fn read(&self, span: Span) -> Result<Payload, Status> {
+        self.validate(span)?;
+        match &self.volume.backing {
+            Backing::Memory(memory) => memory.read(&self.core, span).await,
+        }
+    }
+
+    /// Writes a payload whose length is the span's.
+    pub async fn write(&self, span: Span, payload: Payload, flags: WriteFlags) -> Result<(), Status> {
+        assert_eq!(payload.len(), span.len(), "the protocol reads exactly the announced payload");
+        self.validate(span)?;
+        match &self.volume.backing {
+            Backing::Memory(memory) => memory.write(&self.core, span, payload, flags).await,
+        }
+    }
+
+    /// Makes every write that was answered before this call durable.
+    pub async fn flush(&self) -> Result<(), Status> {
+        match &self.volume.backing {
+            Backing::Memory(_) => Ok(()),
+        }
+    }
+
+    /// Gives space back; the span reads as zeros where it was given back.
+    pub async fn discard(&self, span: Span, flags: WriteFlags) -> Result<(), Status> {
+        self.validate(span)?;
+        match &self.volume.backing {
+            Backing::Memory(memory) => memory.discard(span, flags).await,
+        }
+    }
+
+    /// Makes the span read as zeros.
+    pub async fn write_zeroes(&self, span: Span, flags: ZeroFlags) -> Result<(), Status> {
+        self.validate(span)?;
+        match &self.volume.backing {
+            Backing::Memory(memory) => memory.write_zeroes(span, flags).await,
+        }
+    }
+
+    /// The allocation state from the span's start, in at most `runs_max` runs of different state; the answer may
+    /// end before the span does, but covers at least one byte of a span that is not empty.
+    pub async fn allocation(&self, span: Span, runs_max: usize) -> Result<Allocation, Status> {
+        self.validate(span)?;
+        match &self.volume.backing {
+            Backing::Memory(memory) => memory.allocation(span, runs_max).await,
+        }
+    }
+
+    fn validate(&self, span: Span) -> Result<(), Status> {
+        if span.end().0 > self.volume.geometry().size.0 { Err(Status::OutOfRange) } else { Ok(()) }
+    }
+}
