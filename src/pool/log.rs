@@ -5,7 +5,7 @@
 //! durable, one frame at a time; a frame that is torn was never acknowledged.
 
 use super::record::{self, Header, Kind};
-use super::state::State;
+use super::state::{Contradiction, State};
 use super::state_codec::{parse_changes, parse_state};
 use crate::base::limits::{BLOCK, CHUNK_MAX};
 use crate::base::units::{ByteLen, ByteOffset};
@@ -26,8 +26,8 @@ pub struct LogArea {
 pub struct Position {
     pub epoch: u64,
     pub sequence: u64,
-    /// The checksum of the last frame; it stands for everything before it.
-    pub chain: u64,
+    /// The link of the last commit; it stands for everything before it.
+    pub link: u64,
 }
 
 /// What a log says, replayed to its end.
@@ -84,44 +84,45 @@ async fn replay_generation(
     half: u64,
 ) -> Result<Option<Replayed>, Errno> {
     let first = Cursor { generation: half, offset: ByteLen(0) };
-    let Some((header, body, sum)) = read_frame(core, disk, area, first).await? else { return Ok(None) };
+    let Some((header, body)) = read_frame(core, disk, area, first).await? else { return Ok(None) };
     if header.kind != Kind::Checkpoint || header.generation % 2 != half {
         return Ok(None);
     }
     let Ok(state) = parse_state(&body) else { return Ok(None) };
-    let position = Position { epoch: header.epoch, sequence: header.sequence, chain: sum };
+    let position = Position { epoch: header.epoch, sequence: header.sequence, link: header.before };
     let offset = ByteLen(record::frame_len(header.body_len));
     let cursor = Cursor { generation: header.generation, offset };
     let mut replayed = Replayed { state, position, history: vec![position], cursor };
-    while let Some((header, body, sum)) = read_frame(core, disk, area, replayed.cursor).await? {
-        if !extend(&mut replayed, &header, &body, sum) {
-            break;
+    while let Some((header, body)) = read_frame(core, disk, area, replayed.cursor).await? {
+        match extend(&mut replayed, &header, &body) {
+            Ok(true) => {}
+            Ok(false) => break,
+            // The frame is what was written and follows the one before it, and yet it cannot be: not a log.
+            Err(Contradiction) => return Ok(None),
         }
     }
     Ok(Some(replayed))
 }
 
-/// Appends a record to what was replayed, if it is the next one.
-fn extend(replayed: &mut Replayed, header: &Header, body: &[u8], sum: u64) -> bool {
+/// Appends a record to what was replayed; false if it is not the next one.
+fn extend(replayed: &mut Replayed, header: &Header, body: &[u8]) -> Result<bool, Contradiction> {
     let position = replayed.position;
     let next = header.kind == Kind::Changes
         && header.generation == replayed.cursor.generation
         && header.sequence == position.sequence + 1
         && header.epoch == position.epoch
-        && header.before == position.chain;
+        && header.before == position.link;
     if !next {
-        return false;
+        return Ok(false);
     }
-    let Ok(changes) = parse_changes(body) else { return false };
-    let mut state = replayed.state.clone();
-    if changes.iter().any(|change| state.apply(header.sequence, change).is_err()) {
-        return false;
+    for change in parse_changes(body).map_err(|_| Contradiction)? {
+        replayed.state.apply(header.sequence, &change)?;
     }
-    replayed.state = state;
-    replayed.position = Position { epoch: header.epoch, sequence: header.sequence, chain: sum };
+    let link = record::link(header, body);
+    replayed.position = Position { epoch: header.epoch, sequence: header.sequence, link };
     replayed.history.push(replayed.position);
     replayed.cursor.offset = replayed.cursor.offset + ByteLen(record::frame_len(header.body_len));
-    true
+    Ok(true)
 }
 
 async fn read_frame(
@@ -129,7 +130,7 @@ async fn read_frame(
     disk: &Disk,
     area: LogArea,
     cursor: Cursor,
-) -> Result<Option<(Header, Vec<u8>, u64)>, Errno> {
+) -> Result<Option<(Header, Vec<u8>)>, Errno> {
     if !area.fits(cursor, 0) {
         return Ok(None);
     }
@@ -141,9 +142,7 @@ async fn read_frame(
     }
     let len = ByteLen(record::frame_len(header.body_len));
     let frame = if len.0 == BLOCK { first } else { read_bytes(core, disk, at, len).await? };
-    let Some(sum) = record::verify(&frame, &header) else { return Ok(None) };
-    let body = frame[record::HEADER_LEN..record::HEADER_LEN + ByteLen(header.body_len).as_usize()].to_vec();
-    Ok(Some((header, body, sum)))
+    Ok(record::verify(&frame, &header).map(|body| (header, body.to_vec())))
 }
 
 /// Reads bytes that need not fit into one buffer.
@@ -159,7 +158,7 @@ pub async fn read_bytes(core: &Core, disk: &Disk, at: ByteOffset, len: ByteLen) 
     Ok(bytes)
 }
 
-/// Writes a frame where the cursor points, durable; gives the cursor behind it and the frame's checksum.
+/// Writes a frame where the cursor points, durable; gives the cursor behind it.
 pub async fn append(
     core: &Core,
     disk: &Disk,
@@ -167,12 +166,12 @@ pub async fn append(
     cursor: Cursor,
     header: &Header,
     body: &[u8],
-) -> Result<(Cursor, u64), Errno> {
+) -> Result<Cursor, Errno> {
     let at = area.at(cursor);
-    let (bytes, sum) = record::emit(header, body, at);
+    let bytes = record::emit(header, body, at);
     write_bytes(core, disk, at, &bytes).await?;
     let offset = cursor.offset + ByteLen(record::frame_len(header.body_len));
-    Ok((Cursor { generation: cursor.generation, offset }, sum))
+    Ok(Cursor { generation: cursor.generation, offset })
 }
 
 /// Writes bytes that need not fit into one buffer, durable.

@@ -78,7 +78,7 @@ pub fn tally(state: &State, present: impl Iterator<Item = Voter>) -> Tally {
 /// before the newest log's checkpoint cannot be compared; it is older in any case and its data is not read.
 fn is_forked(newest: &Replayed, other: &Position) -> bool {
     let same_place = newest.history.iter().find(|p| p.sequence == other.sequence);
-    same_place.is_some_and(|p| p.chain != other.chain)
+    same_place.is_some_and(|p| p.link != other.link)
 }
 
 #[cfg(test)]
@@ -110,7 +110,7 @@ mod tests {
         };
         let history: Vec<Position> = history
             .iter()
-            .map(|(epoch, sequence, chain)| Position { epoch: *epoch, sequence: *sequence, chain: *chain })
+            .map(|(epoch, sequence, link)| Position { epoch: *epoch, sequence: *sequence, link: *link })
             .collect();
         let position = *history.last().unwrap();
         Replayed { state, position, history, cursor: Cursor { generation: 0, offset: ByteLen(0) } }

@@ -1,8 +1,8 @@
 //! The frame of what the metadata log holds: checkpoints and records. Bytes only; table in docs/format.md.
 //!
 //! A frame knows its own address and generation, so that what an earlier generation left behind is not taken for
-//! a record of this one, and the checksum of the frame before it, so that a log is one chain: two logs that share
-//! a checksum share their whole history.
+//! a record of this one. Every commit has a link, made from its content and the link of the commit before it: two
+//! logs that share a link share their whole history, wherever on their members they lie.
 
 use crate::base::checksum::structure_sum;
 use crate::base::codec::{Reader, Writer};
@@ -33,7 +33,7 @@ pub struct Header {
     pub epoch: u64,
     /// Counts the commits of the pool, over all epochs.
     pub sequence: u64,
-    /// The checksum of the frame before this one.
+    /// The link of the commit before this one; a checkpoint carries the link of the last commit in it.
     pub before: u64,
     pub body_len: u64,
 }
@@ -43,8 +43,20 @@ pub fn frame_len(body_len: u64) -> u64 {
     round_up(HEADER_LEN as u64 + body_len, BLOCK) // widening
 }
 
-/// The frame for `at`, padded to whole blocks, and its checksum.
-pub fn emit(header: &Header, body: &[u8], at: ByteOffset) -> (Vec<u8>, u64) {
+/// The link that stands for the history up to and including this frame.
+pub fn link(header: &Header, body: &[u8]) -> u64 {
+    match header.kind {
+        Kind::Checkpoint => header.before,
+        Kind::Changes => {
+            let mut w = Writer::new();
+            w.u64(header.before).u64(header.epoch).u64(header.sequence).u64(structure_sum(body));
+            structure_sum(&w.finish())
+        }
+    }
+}
+
+/// The frame for `at`, padded to whole blocks.
+pub fn emit(header: &Header, body: &[u8], at: ByteOffset) -> Vec<u8> {
     let mut w = Writer::new();
     let kind = match header.kind {
         Kind::Checkpoint => 1,
@@ -58,7 +70,7 @@ pub fn emit(header: &Header, body: &[u8], at: ByteOffset) -> (Vec<u8>, u64) {
     debug_assert_eq!(bytes.len(), HEADER_LEN);
     bytes.extend_from_slice(body);
     bytes.resize(usize::try_from(frame_len(header.body_len)).expect("64-bit platform"), 0);
-    (bytes, sum)
+    bytes
 }
 
 /// Reads a header found at `at`; None if there is none. The checksum is checked by `verify` once the body is there.
@@ -83,13 +95,13 @@ pub fn parse_header(bytes: &[u8], at: ByteOffset) -> Option<Header> {
     (r.u64().ok()? == at.0 && header.body_len <= BODY_MAX).then_some(header)
 }
 
-/// The checksum of a whole frame if it is right: header and body as `emit` made them.
-pub fn verify(frame: &[u8], header: &Header) -> Option<u64> {
+/// The body of a whole frame if its checksum is right: header and body as `emit` made them.
+pub fn verify<'a>(frame: &'a [u8], header: &Header) -> Option<&'a [u8]> {
     let body_len = usize::try_from(header.body_len).ok()?;
     let body = frame.get(HEADER_LEN..HEADER_LEN.checked_add(body_len)?)?;
     let (fields, stored) = frame[..HEADER_LEN].split_at(HEADER_LEN - 8);
     let sum = frame_sum(fields, body);
-    (sum.to_le_bytes() == stored).then_some(sum)
+    (sum.to_le_bytes() == stored).then_some(body)
 }
 
 fn frame_sum(fields: &[u8], body: &[u8]) -> u64 {
@@ -109,24 +121,32 @@ mod tests {
 
     #[test]
     fn frames_round_trip_at_their_own_address_only() {
-        let (bytes, sum) = emit(&header(5), b"hello", ByteOffset(65536));
+        let bytes = emit(&header(5), b"hello", ByteOffset(65536));
         assert_eq!(bytes.len(), 4096);
         assert_eq!(&bytes[..8], b"DSLG\x02\0\0\0");
         assert_eq!(parse_header(&bytes, ByteOffset(65536)), Some(header(5)));
-        assert_eq!(verify(&bytes, &header(5)), Some(sum));
+        assert_eq!(verify(&bytes, &header(5)), Some(&b"hello"[..]));
         assert_eq!(parse_header(&bytes, ByteOffset(0)), None);
         assert!((0..HEADER_LEN).all(|len| parse_header(&bytes[..len], ByteOffset(65536)).is_none()));
     }
 
     #[test]
     fn any_damage_to_the_frame_shows() {
-        let (bytes, _) = emit(&header(5), b"hello", ByteOffset(0));
+        let bytes = emit(&header(5), b"hello", ByteOffset(0));
         for at in 0..HEADER_LEN + 5 {
             let mut bad = bytes.clone();
             bad[at] ^= 1;
-            let believed = parse_header(&bad, ByteOffset(0)).and_then(|h| verify(&bad, &h));
+            let believed = parse_header(&bad, ByteOffset(0)).and_then(|h| verify(&bad, &h).map(<[u8]>::len));
             assert_eq!(believed, None, "byte {at}");
         }
+    }
+
+    #[test]
+    fn links_depend_on_the_history_and_not_on_the_place() {
+        let link_after = |before| link(&Header { before, ..header(5) }, b"hello");
+        assert_ne!(link_after(6), link_after(7));
+        assert_eq!(link(&Header { generation: 9, ..header(5) }, b"hello"), link_after(6));
+        assert_eq!(link(&Header { kind: Kind::Checkpoint, ..header(5) }, b"hello"), 6);
     }
 
     #[test]
