@@ -25,6 +25,10 @@
 //! - **Faults** (`faults`): `world.disk(path)` gives a handle for everything done by hand (`unplug`, `plug`, `hang`,
 //!   `release`, `set_slow`, `snapshot`, `restore`, `damage`, `break_reads`, `fail_next`, …) and `set_dials` for
 //!   chances per operation. `incidents` tells what the dials did, for oracles that keep a fault atlas.
+//! - **Network** (`net`, `pipe`): addresses are plain keys; connections deliver in order, in segments of any size,
+//!   with bounded buffers. `set_net` has the dials, `connections`, `clog`, `unclog` and `reset_connection` work by
+//!   hand. A process on another machine (`boot_at(Place::Elsewhere, …)`) outlives a power cut of the head and
+//!   hears of it late.
 //! - **Oracles** look past time and faults with `peek` and `peek_stable`. Every buffer of a write or send is
 //!   checked at completion to be what it was at submission.
 //! - **Lives**: `boot` starts a process, `kill` and `power_cut` end it, `bury` drops its cores. Completions of a
@@ -36,6 +40,7 @@ mod driver;
 mod faults;
 mod media;
 mod net;
+mod pipe;
 mod schedule;
 mod storage;
 #[cfg(test)]
@@ -44,5 +49,6 @@ mod world;
 
 pub use disk::{Action, DiskShape, Image, Latency};
 pub use faults::{Damage, Dials, DiskHandle, Incident};
+pub use net::{ConnectionId, NetDials};
 pub use schedule::{Process, Stop};
 pub use world::{Crash, Place, ProcessId, Step, World};

@@ -29,7 +29,8 @@ struct OpenFile {
     generation: u32,
     writable: bool,
     in_flight: u32,
-    closed: bool,
+    /// The Close that waits for the operations in flight.
+    closing: Option<u64>,
 }
 
 /// A read, write or flush on its way.
@@ -87,17 +88,22 @@ impl Storage {
         }
     }
 
-    fn io_ended(&mut self, file: FileId) {
-        let Some(open) = self.files.get_mut(&file) else { return };
+    /// An operation has ended; returns the Close that waited for it as the last one.
+    fn io_ended(&mut self, file: FileId) -> Option<u64> {
+        let open = self.files.get_mut(&file)?;
         open.in_flight -= 1;
-        if open.closed && open.in_flight == 0 {
-            self.forget(file);
-        }
+        let closed = open.closing.filter(|_| open.in_flight == 0)?;
+        self.forget(file);
+        Some(closed)
     }
 
     /// The open file as this process may use it.
     fn usable(&self, file: FileId, process: ProcessId) -> Result<&OpenFile, Errno> {
-        let open = self.files.get(&file).filter(|f| f.process == process && !f.closed).ok_or(Errno::EBADF)?;
+        let open = self
+            .files
+            .get(&file)
+            .filter(|f| f.process == process && f.closing.is_none())
+            .ok_or(Errno::EBADF)?;
         let disk = &self.disks[open.disk];
         match disk.link {
             Link::Up if disk.generation == open.generation => Ok(open),
@@ -216,8 +222,8 @@ impl State {
         let early = disk.prng.chance(500).then(|| disk.prng.below(duration));
         let (action, index, offset, sum) = (io.action, io.disk, io.offset, io.sum);
         self.storage.files.get_mut(&io.file).expect("admitted").in_flight += 1;
-        self.note("io", [id, index as u64, offset, moved]); // widening
-        self.note("bytes", [id, sum, 0, 0]);
+        self.note("io      ", [id, index as u64, offset, moved]); // widening
+        self.note("bytes   ", [id, sum, 0, 0]);
         self.flights.get_mut(&id).expect("it begins").io = Some(io);
         if let Some(after) = early {
             self.schedule(self.now + after, Event::Early(id));
@@ -271,12 +277,15 @@ impl State {
             _ => end_write(disk, id, io).map(|()| 0),
         };
         let (file, sum) = (io.file, read_sum(op, result));
-        self.storage.io_ended(file);
-        self.note("end", [id, result.map_or_else(|e| e as u64, |n| n as u64), sum, 0]); // for the digest only
+        let closed = self.storage.io_ended(file);
+        self.note("end     ", [id, result.map_or_else(|e| e as u64, |n| n as u64), sum, 0]); // for the digest only
         self.complete(id, |op| match op {
             Op::Read { into, .. } => Done::Read(result, into),
             _ => Done::Finished(result.map(|_| ())),
         });
+        if let Some(close) = closed {
+            self.complete(close, |_| Done::Finished(Ok(())));
+        }
     }
 
     /// All operations on its way to a drive are cut off: any of their sectors may have been stored.
@@ -302,7 +311,7 @@ impl State {
     pub(super) fn finish_open(&mut self, id: u64, path: &Path, access: Access) {
         let process = self.drivers[self.flights[&id].driver].process;
         let result = self.open(process, path, access);
-        self.note("open", [id, result.as_ref().map_or(0, |o| u64::from(o.file.0)), 0, 0]);
+        self.note("open    ", [id, result.as_ref().map_or(0, |o| u64::from(o.file.0)), 0, 0]);
         self.complete(id, |_| Done::Opened(result));
     }
 
@@ -330,7 +339,7 @@ impl State {
             disk.holder = Some(file);
         }
         let (generation, facts) = (disk.generation, disk.facts());
-        let open = OpenFile { process, disk: index, generation, writable, in_flight: 0, closed: false };
+        let open = OpenFile { process, disk: index, generation, writable, in_flight: 0, closing: None };
         self.storage.files.insert(file, open);
         Ok(Opened { file, facts })
     }
@@ -345,19 +354,16 @@ impl State {
 
     pub(super) fn finish_close(&mut self, id: u64, file: FileId) {
         let process = self.drivers[self.flights[&id].driver].process;
-        let open = self.storage.files.get_mut(&file).filter(|f| f.process == process && !f.closed);
-        let result = match open {
-            None => Err(Errno::EBADF),
-            Some(open) => {
-                // The lock goes when the last operation has ended, as with the kernel's references.
-                open.closed = true;
-                if open.in_flight == 0 {
-                    self.storage.forget(file);
-                }
-                Ok(())
+        let open = self.storage.files.get_mut(&file).filter(|f| f.process == process && f.closing.is_none());
+        match open {
+            None => self.fail(id, Errno::EBADF),
+            // The file is closed, and its lock free, when the last operation has ended.
+            Some(open) if open.in_flight > 0 => open.closing = Some(id),
+            Some(_) => {
+                self.storage.forget(file);
+                self.complete(id, |_| Done::Finished(Ok(())));
             }
-        };
-        self.complete(id, |_| Done::Finished(result));
+        }
     }
 
     pub(super) fn finish_size(&mut self, id: u64, file: FileId) {

@@ -92,6 +92,8 @@ pub(super) struct Flight {
     pub(super) token: Token,
     pub(super) op: Op,
     pub(super) io: Option<Io>,
+    /// Sends: the checksum of the bytes at submission.
+    pub(super) sum: u64,
 }
 
 pub(super) enum Event {
@@ -316,7 +318,7 @@ impl State {
         let id = self.flights_begun;
         let kind = kind_of(&op);
         self.note(kind, [id, driver as u64, token.0, 0]); // widening
-        self.flights.insert(id, Flight { driver, token, op, io: None });
+        self.flights.insert(id, Flight { driver, token, op, io: None, sum: 0 });
         match &self.flights[&id].op {
             Op::Read { .. } | Op::Write { .. } | Op::Flush { .. } | Op::Discard { .. } | Op::Zero { .. } => {
                 self.begin_io(id);
