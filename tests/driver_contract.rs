@@ -13,10 +13,12 @@ use driver_contract::{core_cases, file_cases, socket_cases};
 use drystone::base::units::ByteLen;
 use drystone::io::buf::BufPool;
 use drystone::io::driver::{Address, Driver, Unpark};
-use drystone::sim::{DiskShape, World};
+use drystone::io::uring::{Handles, UringConfig, UringDriver};
+use drystone::sim::{DiskShape, Place, World};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tempfile::TempDir;
 
 const SEEDS: u64 = 20;
 
@@ -56,6 +58,49 @@ impl Fixture for Simulated {
     }
 }
 
+/// This machine's kernel, and a folder on the file system that the build is on.
+struct Kernel {
+    handles: Arc<Handles>,
+    folder: TempDir,
+    made: u32,
+}
+
+impl Kernel {
+    fn new() -> Kernel {
+        let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        Kernel { handles: Handles::new(), folder, made: 0 }
+    }
+}
+
+impl Fixture for Kernel {
+    fn driver(&mut self, buffers: &BufPool) -> Box<dyn Driver> {
+        Box::new(UringDriver::new(UringConfig::default(), buffers, self.handles.clone()).unwrap())
+    }
+
+    fn file(&mut self, size: u64) -> PathBuf {
+        let path = self.free_path();
+        std::fs::File::create_new(&path).unwrap().set_len(size).unwrap();
+        path
+    }
+
+    fn free_path(&mut self) -> PathBuf {
+        self.made += 1;
+        self.folder.path().join(self.made.to_string())
+    }
+
+    fn local_address(&mut self) -> Address {
+        Address::Unix(self.free_path())
+    }
+
+    fn unpark_after(&mut self, unpark: Arc<dyn Unpark>, delay: Duration) {
+        // Not joined: the case ends after it has been unparked.
+        std::thread::spawn(move || {
+            std::thread::sleep(delay);
+            unpark.unpark();
+        });
+    }
+}
+
 macro_rules! cases {
     ($($module:ident: $($case:ident),*;)*) => {
         mod simulated {
@@ -65,9 +110,19 @@ macro_rules! cases {
                 fn $case() {
                     for seed in 0..SEEDS {
                         let world = World::new(seed);
-                        world.add_process(drystone::sim::Place::Head);
+                        world.add_process(Place::Head);
                         $module::$case(&mut Simulated { world, made: 0 });
                     }
+                }
+            )*)*
+        }
+
+        mod kernel {
+            use super::*;
+            $($(
+                #[test]
+                fn $case() {
+                    $module::$case(&mut Kernel::new());
                 }
             )*)*
         }
