@@ -3,4 +3,5 @@
 //! Rank 7. `wire` is bytes, `negotiation` and `transmission` are decisions, `conn` is I/O; `client` is the other end.
 
 pub mod client;
+pub mod negotiation;
 pub mod wire;
