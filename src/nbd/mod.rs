@@ -4,4 +4,5 @@
 
 pub mod client;
 pub mod negotiation;
+pub mod transmission;
 pub mod wire;
