@@ -6,7 +6,7 @@ use serde::Serialize;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Mismatches that are described one by one; the rest is counted.
+/// Runs of mismatches that are described; all sectors are counted.
 const DESCRIBED_MAX: usize = 20;
 const LATENCY_MAX_NS: u64 = 600_000_000_000;
 
@@ -83,10 +83,15 @@ impl Stats {
     }
 
     pub fn mismatches(&mut self, found: &[Mismatch], at: Duration) {
-        for mismatch in found {
-            self.mismatches += 1;
+        self.mismatches += u64::try_from(found.len()).expect("a count fits");
+        for run in found.chunk_by(|a, b| a.sector + 1 == b.sector && a.why == b.why) {
             if self.findings.len() < DESCRIBED_MAX {
-                let text = format!("at {:.3} s: {mismatch}", at.as_secs_f64());
+                let more = if run.len() > 1 {
+                    format!(", and {} sectors after it", run.len() - 1)
+                } else {
+                    String::new()
+                };
+                let text = format!("at {:.3} s: {}{more}", at.as_secs_f64(), run[0]);
                 eprintln!("load: MISMATCH {text}");
                 self.findings.push(text);
             }
@@ -167,10 +172,10 @@ impl Summary {
             "{} {:.1} s: {:.0} IOPS, {:.1} MB/s",
             self.what, self.seconds, self.iops, self.mb_per_second
         );
-        for (name, of) in [("read", &self.reads), ("write", &self.writes), ("flush", &self.flushes)] {
+        for (name, of) in [("reads", &self.reads), ("writes", &self.writes), ("flushes", &self.flushes)] {
             if of.count > 0 {
                 let [p50, p99, p999] = [of.p50_ns, of.p99_ns, of.p999_ns].map(ms);
-                line += &format!("; {} {name}s p50/p99/p99.9 {p50}/{p99}/{p999} ms", of.count);
+                line += &format!("; {} {name} p50/p99/p99.9 {p50}/{p99}/{p999} ms", of.count);
             }
         }
         if self.reconnects > 0 {
