@@ -76,7 +76,7 @@ pub fn find_word(text: &str, word: &str) -> Option<usize> {
     text.match_indices(word).map(|(at, _)| at).find(|at| {
         let before = text[..*at].chars().next_back().is_some_and(is_name);
         let after = text[at + word.len()..].chars().next().is_some_and(is_name);
-        !(starts && before) && !(ends && after)
+        !(starts && before || ends && after)
     })
 }
 

@@ -61,7 +61,7 @@ pub fn run(args: &RunArgs) -> Result<Summary> {
         patience,
     };
     let (sockets, export) = connector.connect()?;
-    let shift = if args.unaligned { 64 + mix(args.seed) % 384 | 1 } else { 0 };
+    let shift = if args.unaligned { (64 + mix(args.seed) % 384) | 1 } else { 0 };
     let subject = subject(args.seed, export, shift)?;
     let plan = plan_of(args, export, subject)?;
     let journal = match &args.journal {

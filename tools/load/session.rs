@@ -91,7 +91,9 @@ pub async fn run_session(run: &Rc<Run>, sockets: Vec<Socket>, export: Export) ->
     let lost = session.lost.borrow_mut().take();
     Ok(match lost {
         None => SessionEnd::Finished,
-        Some(why) if watch.hung.load(Ordering::Relaxed) => SessionEnd::Hung(why),
+        Some(_) if watch.hung.load(Ordering::Relaxed) => {
+            SessionEnd::Hung(format!("no answer for {:.0} s", run.options.patience.as_secs_f64()))
+        }
         Some(why) => SessionEnd::Lost(why),
     })
 }
