@@ -69,19 +69,21 @@ pub struct VolumeFacts {
 impl Pool {
     /// The pool's figures now.
     pub fn facts(&self) -> PoolFacts {
-        let live = lock(&self.shared.live);
-        let state = live.state.clone();
         let in_sync = self.shared.members.values().filter(|m| m.is_in_sync());
         let totals: Vec<u32> = in_sync.clone().map(|m| m.layout.extents).collect();
-        let free: Vec<u32> = in_sync.map(|m| live.free.free(m.id)).collect();
+        let (state, free, epoch, present) = {
+            let live = lock(&self.shared.live);
+            let free: Vec<u32> = in_sync.map(|m| live.free.free(m.id)).collect();
+            (live.state.clone(), free, live.epoch, live.votes_present)
+        };
         let extent = state.extent;
         let each = |room: &[u32]| [1, 2, 3].map(|copies| ByteLen(usable(room, copies) * extent.0));
         let members: Vec<MemberFacts> =
             state.members.keys().map(|id| self.member_facts(&state, *id)).collect();
         let (heal_needed, heal_possible) = self.heal(&state);
         PoolFacts {
-            epoch: live.epoch,
-            votes: Tally { present: live.votes_present, total: state.members.len() + 1 },
+            epoch,
+            votes: Tally { present, total: state.members.len() + 1 },
             raw: ByteLen(totals.iter().map(|e| u64::from(*e)).sum::<u64>() * extent.0),
             free: each(&free),
             usable: each(&totals),
