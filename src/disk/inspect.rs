@@ -46,21 +46,37 @@ pub struct Drive {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Holding {
     /// A file system that this machine runs from.
-    System { at: String },
-    Mounted { at: String },
+    System {
+        at: String,
+    },
+    Mounted {
+        at: String,
+    },
     Swap,
     /// A device of the kernel stands on it (md, device mapper, bcache, loop).
-    Holder { device: String },
+    Holder {
+        device: String,
+    },
     /// Its superblock says that it belongs to a pool.
-    Member { head: Vec<u8> },
+    Member {
+        head: Vec<u8>,
+    },
     /// Somebody has it open exclusively.
     Busy,
     ReadOnly,
     /// It could not be looked at, so it may hold anything.
-    Unexamined { reason: String },
-    Partition { name: String, content: Option<String> },
+    Unexamined {
+        reason: String,
+    },
+    Partition {
+        name: String,
+        content: Option<String>,
+    },
     /// A known signature: its kind in blkid's words, and the label.
-    Signature { kind: String, label: Option<String> },
+    Signature {
+        kind: String,
+        label: Option<String>,
+    },
     /// A file that is not empty and has no known signature.
     Bytes,
 }

@@ -203,7 +203,8 @@ fn file_content(path: &Path, size: ByteLen) -> std::io::Result<Option<Holding>> 
 fn loops_on(path: &Path) -> Vec<String> {
     let Ok(devices) = std::fs::read_dir("/sys/class/block") else { return Vec::new() };
     let stands_on = |device: &PathBuf| {
-        std::fs::read_to_string(device.join("loop/backing_file")).is_ok_and(|f| Path::new(f.trim_end_matches('\n')) == path)
+        std::fs::read_to_string(device.join("loop/backing_file"))
+            .is_ok_and(|f| Path::new(f.trim_end_matches('\n')) == path)
     };
     let found = devices.filter_map(Result::ok).map(|d| d.path()).filter(stands_on);
     found.filter_map(|d| d.file_name().and_then(|n| n.to_str()).map(str::to_owned)).collect()

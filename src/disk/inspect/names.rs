@@ -47,8 +47,10 @@ pub fn stable_name(by_id: &[(String, String)], kernel: &str) -> Option<String> {
 }
 
 fn preference(name: &str) -> usize {
-    const WORST_LAST: [&str; 8] = ["nvme-eui.", "nvme-nvme.", "nvme-uuid.", "scsi-0", "scsi-3", "wwn-", "dm-uuid-", "lvm-pv-"];
-    const BEST_FIRST: [&str; 8] = ["ata-", "nvme-", "scsi-", "usb-", "mmc-", "virtio-", "dm-name-", "md-name-"];
+    const WORST_LAST: [&str; 8] =
+        ["nvme-eui.", "nvme-nvme.", "nvme-uuid.", "scsi-0", "scsi-3", "wwn-", "dm-uuid-", "lvm-pv-"];
+    const BEST_FIRST: [&str; 8] =
+        ["ata-", "nvme-", "scsi-", "usb-", "mmc-", "virtio-", "dm-name-", "md-name-"];
     if let Some(at) = WORST_LAST.iter().position(|p| name.starts_with(p)) {
         return BEST_FIRST.len() + 1 + at;
     }

@@ -49,7 +49,8 @@ fn bytes_at_either_end_of_a_file_are_data() {
 fn a_file_system_is_named_with_its_label() {
     let folder = tempfile::tempdir().unwrap();
     let path = file_with(folder.path(), "a", 0, b"");
-    let made = Command::new("/usr/sbin/mkfs.ext4").args(["-q", "-L", "old-root"]).arg(&path).status().unwrap();
+    let made =
+        Command::new("/usr/sbin/mkfs.ext4").args(["-q", "-L", "old-root"]).arg(&path).status().unwrap();
     assert!(made.success());
     let drive = inspect(&path).unwrap();
     assert_eq!(drive.standing(), Standing::HasData);
@@ -101,7 +102,9 @@ fn the_disk_that_the_machine_runs_from_is_found_through_lvm() {
     assert_eq!(holdings[0], Holding::System { at: "/".into() });
     assert_eq!(holdings[1], Holding::System { at: "/boot/efi".into() });
     assert!(holdings.contains(&Holding::Holder { device: "vg-root".into() }));
-    assert!(holdings.contains(&Holding::Partition { name: "nvme0n1p1".into(), content: Some("vfat".into()) }));
+    assert!(
+        holdings.contains(&Holding::Partition { name: "nvme0n1p1".into(), content: Some("vfat".into()) })
+    );
 }
 
 #[test]
@@ -117,7 +120,8 @@ fn mounts_and_swap_are_off_limits() {
 fn wipefs_is_understood_in_all_its_forms() {
     assert_eq!(parse_wipefs(b"").unwrap(), []);
     assert_eq!(parse_wipefs(br#"{"signatures": []}"#).unwrap(), []);
-    let found = parse_wipefs(br#"{"signatures":[{"device":"sda","offset":"0x0","type":"gpt","label":null}]}"#);
+    let found =
+        parse_wipefs(br#"{"signatures":[{"device":"sda","offset":"0x0","type":"gpt","label":null}]}"#);
     assert_eq!(found.unwrap()[0].kind, "gpt");
     assert!(matches!(parse_wipefs(b"usage: ..."), Err(InspectError::ToolFailed { .. })));
 }

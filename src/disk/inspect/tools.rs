@@ -91,7 +91,10 @@ pub fn parse_wipefs(text: &[u8]) -> Result<Vec<Signature>, InspectError> {
 }
 
 fn misunderstood(tool: &str, error: &serde_json::Error) -> InspectError {
-    InspectError::ToolFailed { tool: tool.to_owned(), reason: format!("its output was not understood: {error}") }
+    InspectError::ToolFailed {
+        tool: tool.to_owned(),
+        reason: format!("its output was not understood: {error}"),
+    }
 }
 
 /// The tool's file in the first of the folders that has it.
@@ -103,7 +106,8 @@ pub fn find_tool(tool: &str, folders: impl IntoIterator<Item = PathBuf>) -> Resu
 fn run<'a>(tool: &str, arguments: impl Iterator<Item = &'a OsStr>) -> Result<Vec<u8>, InspectError> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // Users without rights have no sbin in their PATH, and wipefs lives there.
-    let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from));
+    let folders =
+        std::env::split_paths(&path).chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from));
     let file = find_tool(tool, folders.filter(|f| f.is_absolute()))?;
     let mut command = Command::new(file);
     command.args(arguments).env("LC_ALL", "C").stdin(Stdio::null());
