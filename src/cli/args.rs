@@ -113,9 +113,9 @@ pub struct PoolCreateArgs {
     pub name: String,
     #[arg(required = true, value_name = "DISK")]
     pub disks: Vec<String>,
-    /// What volumes survive unless they ask for something else
-    #[arg(long, value_enum, default_value_t = Protect::Drive)]
-    pub protect: Protect,
+    /// What volumes survive unless they ask for something else; `drive` unless given
+    #[arg(long, value_enum)]
+    pub protect: Option<Protect>,
     /// Copies of every block, on different drives
     #[arg(long, value_parser = parse_copies)]
     pub copies: Option<u8>,
@@ -310,7 +310,9 @@ pub fn parse_name(text: &str) -> Result<String, String> {
     if fits && plain && !text.starts_with(['-', '.']) {
         Ok(text.to_owned())
     } else {
-        Err(format!("a name has 1 to {NAME_MAX} letters, digits, `-`, `_` or `.`, and starts with none of `-` and `.`"))
+        Err(format!(
+            "a name has 1 to {NAME_MAX} letters, digits, `-`, `_` or `.`, and starts with none of `-` and `.`"
+        ))
     }
 }
 
@@ -326,12 +328,18 @@ fn parse_memory(text: &str) -> Result<ByteLen, String> {
 
 fn parse_listen(text: &str) -> Result<Address, String> {
     if let Some(path) = text.strip_prefix("unix:") {
-        return if path.is_empty() { Err("unix: needs a path".to_owned()) } else { Ok(Address::Unix(path.into())) };
+        return if path.is_empty() {
+            Err("unix: needs a path".to_owned())
+        } else {
+            Ok(Address::Unix(path.into()))
+        };
     }
     let text = text.replacen("localhost", "127.0.0.1", 1);
     let bare = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, NBD_PORT));
     let address = text.parse::<SocketAddr>().or(bare);
-    address.map(Address::Tcp).map_err(|_| "an address such as 0.0.0.0, 192.168.1.5:10809, [::]:10809 or unix:PATH".to_owned())
+    address
+        .map(Address::Tcp)
+        .map_err(|_| "an address such as 0.0.0.0, 192.168.1.5:10809, [::]:10809 or unix:PATH".to_owned())
 }
 
 fn parse_cores(text: &str) -> Result<CoreList, String> {

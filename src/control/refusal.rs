@@ -7,8 +7,9 @@ use super::api::{Failure, PoolCreate};
 use crate::base::limits::MEMBERS_MAX;
 use crate::base::size::show_size;
 use crate::base::units::ByteLen;
-use crate::disk::inspect::{Drive, InspectError, Standing};
+use crate::disk::inspect::{Drive, Holding, InspectError, Standing};
 use crate::pool::layout::member_size_min;
+use crate::pool::superblock::Superblock;
 use std::path::Path;
 
 /// Whether a pool may be made of these disks: every disk of the request is among `drives`.
@@ -32,8 +33,13 @@ pub fn admit(request: &PoolCreate, drives: &[Drive]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// No disk twice, no two partitions of one drive, nothing to be erased that is not part of the pool.
+/// Enough disks for the copies, no disk twice, no two partitions of one drive, nothing to be erased that is not part of the pool.
 fn different_disks(request: &PoolCreate, drives: &[Drive]) -> Result<(), Failure> {
+    if drives.len() < usize::from(request.copies) {
+        let message = format!("{} copies need {} drives", request.copies, request.copies);
+        let next = "one copy, which no drive's death survives: --protect none";
+        return Err(Failure::refused("TOO_FEW_DISKS", message).with(next));
+    }
     if drives.len() > MEMBERS_MAX {
         return Err(Failure::refused("TOO_MANY_DISKS", format!("a pool has {MEMBERS_MAX} drives at most")));
     }
@@ -70,8 +76,28 @@ fn look(path: &Path) -> String {
     format!("sudo blkid -p {}", word(&path.display().to_string()))
 }
 
+/// The name of the pool that a disk is a member of; None if it is none, or its superblock is damaged.
+pub fn pool_of(drive: &Drive) -> Option<String> {
+    let parsed = drive.holdings.iter().filter_map(|holding| match holding {
+        Holding::Member { block, at } => Superblock::parse(block, *at).ok(),
+        Holding::System { .. }
+        | Holding::Mounted { .. }
+        | Holding::Swap
+        | Holding::Holder { .. }
+        | Holding::Busy
+        | Holding::ReadOnly
+        | Holding::Unexamined { .. }
+        | Holding::Partition { .. }
+        | Holding::Signature { .. }
+        | Holding::Bytes => None,
+    });
+    parsed.map(|superblock| superblock.pool_name).next()
+}
+
 fn is_member(drive: &Drive) -> Failure {
-    let message = format!("{} is a member of a drystone pool; no flag erases it", drive.label());
+    let damaged = || "a drystone pool (its superblock is damaged)".to_owned();
+    let pool = pool_of(drive).map_or_else(damaged, |name| format!("pool {name}"));
+    let message = format!("{} is a member of {pool}; no flag erases it", drive.label());
     Failure::refused("DISK_IS_MEMBER", message)
         .with("to use the pool:      drystone pool import DISK...")
         .with("to give the pool up:  drystone pool destroy NAME")
@@ -94,17 +120,18 @@ fn too_small(drive: &Drive) -> Failure {
 
 /// The failure when a disk could not be looked at: then nothing is done with it.
 pub fn not_inspected(error: &InspectError) -> Failure {
-    let failure = |code| Failure::refused(code, error.to_string());
+    let failed = |code| Failure::failed(code, error.to_string()).with("Nothing was written.");
     match error {
         InspectError::NotFound(_) => {
-            failure("DISK_NOT_FOUND").with("`drystone disk list` shows the drives there are")
+            failed("DISK_NOT_FOUND").with("`drystone disk list` shows the drives there are")
         }
-        InspectError::NotADisk(_) => failure("NOT_A_DISK"),
-        InspectError::Io { .. } => failure("DISK_UNREADABLE"),
+        InspectError::NotADisk(_) => failed("NOT_A_DISK"),
+        InspectError::Io { .. } => failed("DISK_UNREADABLE"),
         InspectError::ToolMissing(_) => {
-            failure("TOOL_MISSING").with("install it: apt install util-linux fdisk   (lsblk and wipefs)")
+            let next = "install it: apt install util-linux   (it has lsblk and wipefs)";
+            Failure::refused("TOOL_MISSING", error.to_string()).with(next)
         }
-        InspectError::ToolFailed { .. } => failure("TOOL_FAILED"),
+        InspectError::ToolFailed { .. } => Failure::refused("TOOL_FAILED", error.to_string()),
     }
 }
 
@@ -139,7 +166,7 @@ pub fn word(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::inspect::Holding;
+    use crate::base::units::ByteOffset;
     use crate::io::driver::FileKind;
     use std::path::PathBuf;
 
@@ -209,7 +236,8 @@ mod tests {
             let drives = [drive("sda", vec![holding.clone(), ext4()]), drive("sdb", vec![])];
             assert_eq!(code(&drives, &["/dev/sda"]), Err("DISK_IN_USE".into()), "{holding:?}");
         }
-        let drives = [drive("sda", vec![Holding::Member { head: vec![] }]), drive("sdb", vec![])];
+        let drives =
+            [drive("sda", vec![Holding::Member { block: vec![], at: ByteOffset(0) }]), drive("sdb", vec![])];
         assert_eq!(code(&drives, &["/dev/sda"]), Err("DISK_IS_MEMBER".into()));
     }
 
@@ -223,8 +251,10 @@ mod tests {
 
     #[test]
     fn small_disks_and_too_many_are_refused() {
+        assert_eq!(code(&[drive("sda", vec![])], &[]), Err("TOO_FEW_DISKS".into()));
         let small = Drive { size: ByteLen(1 << 20), ..drive("sda", vec![]) };
-        assert_eq!(code(&[small], &[]), Err("DISK_TOO_SMALL".into()));
+        assert_eq!(code(&[small, drive("sdb", vec![])], &[]), Err("DISK_TOO_SMALL".into()));
+        assert_eq!(crate::disk::inspect::MEMBER_MAGIC, crate::pool::superblock::MAGIC);
         let many: Vec<_> = (0..=MEMBERS_MAX).map(|n| drive(&format!("sd{n}"), vec![])).collect();
         assert_eq!(code(&many, &[]), Err("TOO_MANY_DISKS".into()));
     }

@@ -11,15 +11,16 @@ mod tools;
 pub use gather::{inspect, list};
 pub use names::resolve;
 
-use crate::base::units::ByteLen;
+use crate::base::limits::BLOCK;
+use crate::base::units::{ByteLen, ByteOffset};
 use crate::io::driver::FileKind;
 use std::path::PathBuf;
 
 /// The first bytes of every member of a pool.
 pub const MEMBER_MAGIC: [u8; 8] = *b"DRYSTONE";
 
-/// How much of the beginning of a disk is read and kept for members, bytes.
-const HEAD: usize = 4096;
+/// The size of a superblock, bytes; one lies at the beginning of a member and one in its last whole block.
+const SUPERBLOCK: u64 = BLOCK;
 
 /// A block device or regular file, and what is on it.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,9 +58,10 @@ pub enum Holding {
     Holder {
         device: String,
     },
-    /// Its superblock says that it belongs to a pool.
+    /// A superblock lies at its beginning or end: it belongs to a pool, or did.
     Member {
-        head: Vec<u8>,
+        block: Vec<u8>,
+        at: ByteOffset,
     },
     /// Somebody has it open exclusively.
     Busy,

@@ -22,14 +22,19 @@ fn globals_are_taken_before_and_after_the_command() {
 }
 
 #[test]
-fn a_pool_is_protected_against_one_drive_unless_told_otherwise() {
+fn what_a_pool_promises_is_left_open_unless_said() {
     let Command::Pool(PoolCommand::Create(args)) = parse("pool create tank sda sdb").unwrap().command else {
         panic!("another command")
     };
-    assert_eq!((args.protect, args.copies, args.disks.len()), (Protect::Drive, None, 2));
+    assert_eq!((args.protect, args.copies, args.disks.len()), (None, None, 2));
     let line = "pool create t a b --copies 3 --extent 64MiB --erase a --erase b --protect none --yes";
-    let Command::Pool(PoolCommand::Create(args)) = parse(line).unwrap().command else { panic!("another command") };
-    assert_eq!((args.protect, args.copies, args.extent), (Protect::None, Some(3), Some(ByteLen(64 << 20))));
+    let Command::Pool(PoolCommand::Create(args)) = parse(line).unwrap().command else {
+        panic!("another command")
+    };
+    assert_eq!(
+        (args.protect, args.copies, args.extent),
+        (Some(Protect::None), Some(3), Some(ByteLen(64 << 20)))
+    );
     assert_eq!((args.erase, args.yes), (vec!["a".to_owned(), "b".to_owned()], true));
 }
 
@@ -62,7 +67,11 @@ fn listening_addresses() {
         assert!(parse_listen(bad).is_err(), "{bad}");
     }
     let Command::Serve(args) = parse("serve").unwrap().command else { panic!("another command") };
-    assert_eq!(args.nbd, [Address::Tcp("127.0.0.1:10809".parse().unwrap())], "loopback unless told otherwise");
+    assert_eq!(
+        args.nbd,
+        [Address::Tcp("127.0.0.1:10809".parse().unwrap())],
+        "loopback unless told otherwise"
+    );
     assert_eq!((args.memory.0, args.cores), (MEMORY_DEFAULT, None));
 }
 

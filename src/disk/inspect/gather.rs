@@ -2,8 +2,8 @@
 
 use super::names::{by_id, stable_name};
 use super::tools::{Node, Signature, lsblk, wipefs};
-use super::{Drive, HEAD, Holding, InspectError, MEMBER_MAGIC};
-use crate::base::units::ByteLen;
+use super::{Drive, Holding, InspectError, MEMBER_MAGIC, SUPERBLOCK};
+use crate::base::units::{ByteLen, ByteOffset, round_down};
 use crate::io::driver::FileKind;
 use nix::errno::Errno;
 use std::fs::{File, OpenOptions};
@@ -39,7 +39,8 @@ pub fn list() -> Result<Vec<Drive>, InspectError> {
 fn device(node: &Node, links: &[(String, String)]) -> Result<Drive, InspectError> {
     let mut holdings = holdings_of_node(node);
     holdings.extend(sysfs_holders(&node.name).into_iter().map(|device| Holding::Holder { device }));
-    let reading = read_device(&node.path);
+    let size = ByteLen(node.size.unwrap_or(0));
+    let reading = read_device(&node.path, size);
     match wipefs(&node.path) {
         Ok(signatures) => holdings.extend(signatures.into_iter().map(Holding::from)),
         Err(missing @ InspectError::ToolMissing(_)) => return Err(missing),
@@ -53,7 +54,7 @@ fn device(node: &Node, links: &[(String, String)]) -> Result<Drive, InspectError
         kernel: Some(node.name.clone()),
         path: node.path.clone(),
         kind: FileKind::BlockDevice,
-        size: ByteLen(node.size.unwrap_or(0)),
+        size,
         rotational: node.rota,
         model: trimmed(node.model.as_ref()),
         serial: trimmed(node.serial.as_ref()),
@@ -128,10 +129,10 @@ fn sysfs_holders(kernel: &str) -> Vec<String> {
 }
 
 /// Reads the head of a device and tries to have it alone; an error is what was found.
-fn read_device(path: &Path) -> Result<(), Holding> {
+fn read_device(path: &Path, size: ByteLen) -> Result<(), Holding> {
     let open = |flags: i32| OpenOptions::new().read(true).custom_flags(flags).open(path);
     let mut file = open(0).map_err(|e| unreadable(&e))?;
-    member_mark(&mut file).map_err(|e| unreadable(&e))?.map_or(Ok(()), Err)?;
+    member_mark(&mut file, size).map_err(|e| unreadable(&e))?.map_or(Ok(()), Err)?;
     match open(libc::O_EXCL) {
         Ok(_) => Ok(()),
         Err(e) if e.raw_os_error() == Some(Errno::EBUSY as i32) => Err(Holding::Busy), // an errno's number
@@ -147,10 +148,18 @@ fn unreadable(error: &std::io::Error) -> Holding {
     Holding::Unexamined { reason }
 }
 
-fn member_mark(file: &mut File) -> std::io::Result<Option<Holding>> {
-    let mut head = Vec::with_capacity(HEAD);
-    file.take(HEAD as u64).read_to_end(&mut head)?; // widening
-    Ok(head.starts_with(&MEMBER_MAGIC).then_some(Holding::Member { head }))
+/// A superblock at the beginning, or in the last whole block.
+fn member_mark(file: &mut File, size: ByteLen) -> std::io::Result<Option<Holding>> {
+    let last = round_down(size.0, SUPERBLOCK).saturating_sub(SUPERBLOCK);
+    for at in [0, last] {
+        let mut block = Vec::new();
+        file.seek(SeekFrom::Start(at))?;
+        Read::by_ref(file).take(SUPERBLOCK).read_to_end(&mut block)?;
+        if block.starts_with(&MEMBER_MAGIC) {
+            return Ok(Some(Holding::Member { block, at: ByteOffset(at) }));
+        }
+    }
+    Ok(None)
 }
 
 fn regular_file(path: &Path, size: ByteLen) -> Result<Drive, InspectError> {
@@ -184,7 +193,7 @@ fn regular_file(path: &Path, size: ByteLen) -> Result<Drive, InspectError> {
 /// A member's mark, or bytes that are not zero near either end.
 fn file_content(path: &Path, size: ByteLen) -> std::io::Result<Option<Holding>> {
     let mut file = File::open(path)?;
-    if let Some(member) = member_mark(&mut file)? {
+    if let Some(member) = member_mark(&mut file, size)? {
         return Ok(Some(member));
     }
     let last = size.0.saturating_sub(FILE_EDGE);

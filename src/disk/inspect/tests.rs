@@ -65,12 +65,14 @@ fn a_partition_table_is_data() {
 }
 
 #[test]
-fn a_superblock_of_ours_makes_it_a_member() {
+fn a_superblock_of_ours_at_either_end_makes_it_a_member() {
     let folder = tempfile::tempdir().unwrap();
-    let drive = inspect(&file_with(folder.path(), "a", 0, b"DRYSTONE and more")).unwrap();
-    assert_eq!(drive.standing(), Standing::Member);
-    let Holding::Member { head } = &drive.holdings[0] else { panic!("{:?}", drive.holdings) };
-    assert_eq!((head.len(), head.starts_with(b"DRYSTONE and more")), (HEAD, true));
+    for at in [0, SIZE - SUPERBLOCK] {
+        let drive = inspect(&file_with(folder.path(), "a", at, b"DRYSTONE and more")).unwrap();
+        assert_eq!(drive.standing(), Standing::Member);
+        let Holding::Member { block, at: found } = &drive.holdings[0] else { panic!("{:?}", drive.holdings) };
+        assert_eq!((block.len(), found.0, &block[..17]), (4096, at, &b"DRYSTONE and more"[..]));
+    }
 }
 
 #[test]
