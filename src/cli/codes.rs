@@ -91,9 +91,20 @@ pub const CODES: &[Code] = &[
         "Name the disk in both places, or correct the name.",
     ),
     code(
+        "FILES_UNREGISTERED",
+        "The kernel did not take files into io_uring's table. Everything works, a little slower.",
+        "Raise the limit on open files (LimitNOFILE= in the unit, `ulimit -n`).",
+    ),
+    code(
         "INTERRUPTED",
         "The command was interrupted; what it had started goes on in the daemon.",
         "`drystone status` shows how far it is.",
+    ),
+    code("KERNEL_TOO_OLD", "This Linux lacks something that the program needs.", "Use Linux 6.1 or newer."),
+    code(
+        "MEMLOCK_LOW",
+        "The limit on locked memory is below the buffers' size. Everything works, a little slower.",
+        "The packaged unit sets LimitMEMLOCK=infinity; by hand: `ulimit -l unlimited` as root.",
     ),
     code(
         "NOT_A_DISK",
@@ -154,6 +165,16 @@ pub const CODES: &[Code] = &[
         "Add drives, or ask for fewer copies (--protect none is one).",
     ),
     code("TOO_MANY_DISKS", "A pool has a limited number of drives.", "Make two pools."),
+    code(
+        "URING_BLOCKED",
+        "The kernel refuses io_uring: by the sysctl kernel.io_uring_disabled, or by a container's seccomp profile.",
+        "sudo sysctl kernel.io_uring_disabled=0, or run on the host.",
+    ),
+    code(
+        "URING_FAILED",
+        "io_uring could not be started; the message has the kernel's words.",
+        "Raise the limits on open files and locked memory.",
+    ),
 ];
 
 #[cfg(test)]
@@ -164,16 +185,17 @@ mod tests {
 
     /// Literals that look like codes, where failures are made.
     fn codes_in(text: &str) -> BTreeSet<String> {
-        let places = ["Failure::refused(", "Failure::failed(", "failed(\"", "refused(\"", "code: \""];
+        let places =
+            ["Failure::refused(", "Failure::failed(", "failed(\"", "refused(\"", "code: \"", "=> \""];
         let mut found = BTreeSet::new();
         for place in places {
             for (at, _) in text.match_indices(place) {
                 let rest = text[at + place.trim_end_matches('"').len()..].trim_start();
                 let Some(rest) = rest.strip_prefix('"') else { continue };
                 let word: String = rest.chars().take_while(|c| *c != '"').collect();
-                if word.len() > 3
-                    && word.chars().all(|c| c.is_ascii_uppercase() || c == '_' || c.is_ascii_digit())
-                {
+                let plain = word.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+                // In a match arm a word in capitals may be anything; with an underscore it is a code.
+                if word.len() > 3 && plain && (place != "=> \"" || word.contains('_')) {
                     found.insert(word);
                 }
             }
@@ -213,9 +235,9 @@ mod tests {
     #[test]
     fn the_search_finds_codes_in_all_their_forms() {
         let text = r#"Failure::refused("A_CODE", x); Failure::failed(
-            "B_CODE", y); let f = failed("C_CODE"); Failure { code: "D_CODE".into() }; failed("no code");"#;
+            "B_CODE", y); let f = failed("C_CODE"); Failure { code: "D_CODE".into() }; failed("no code"); X => "E_CODE", Y => "BIG""#;
         let found: Vec<_> = codes_in(text).into_iter().collect();
-        assert_eq!(found, ["A_CODE", "B_CODE", "C_CODE", "D_CODE"]);
+        assert_eq!(found, ["A_CODE", "B_CODE", "C_CODE", "D_CODE", "E_CODE"]);
     }
 
     #[test]

@@ -183,7 +183,7 @@ fn layout_row(layout: &Layout, plan: &Plan) -> Vec<String> {
     if layout.usable_bytes == 0 {
         let usable_drives = plan.drives.iter().filter(|d| d.extents > 0).count();
         let missing = usize::from(layout.copies).saturating_sub(usable_drives);
-        let needs = format!("needs {} more", super::words::count(missing, "drive"));
+        let needs = format!("needs {missing} more drive{}", if missing == 1 { "" } else { "s" });
         return vec![copies, "-".to_owned(), "0".to_owned(), needs, String::new()];
     }
     let survives = match layout.survives_drives {

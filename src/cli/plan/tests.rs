@@ -22,9 +22,9 @@ fn drive(kernel: &str, size: u64) -> Drive {
     }
 }
 
-/// What the drives give is the promised figure, less what the pool keeps for itself (below 0.5 %).
+/// What the drives give is the promised figure, less what the pool keeps for itself (below 1 %).
 fn close(actual: u64, promised: u64) -> bool {
-    actual <= promised && actual > promised / 1000 * 995
+    actual <= promised && actual > promised / 1000 * 990
 }
 
 #[test]
@@ -74,7 +74,7 @@ COPIES     USABLE          BYTES   SURVIVES             HEALS ITSELF AFTER LOSIN
     assert!(text.starts_with(expected), "{text}");
     for line in [
         "of sdb cannot be mirrored: the other drives have no room for it.",
-        "One more drive of 500.0 GB would raise mirrored space from 79.8 GB to",
+        "One more drive of 500.0 GB would raise mirrored space from 79.5 GB to 537.5 GB.",
         "After losing a drive you would run on one copy until you replace it.",
         "sdb holds data: `pool create` asks for --erase sdb.",
         "next: drystone pool create NAME sda '/my disks/b' --protect drive",
