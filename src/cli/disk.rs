@@ -48,8 +48,11 @@ fn list(session: &Session) -> Result<(), Ended> {
     let drives = inspect::list().map_err(|e| not_inspected(&e))?;
     let mut listed: Vec<Listed> = drives.iter().map(describe).collect();
     // Files that are members are on no list of the kernel's; a daemon knows them. Without one they are left out.
-    if session.daemon()?.is_some() {
-        add_members(&mut listed, &session.status(None)?);
+    if matches!(session.daemon(), Ok(Some(_))) {
+        match session.status(None) {
+            Ok(report) => add_members(&mut listed, &report),
+            Err(ended) => session.screen.say(&format!("pools are not shown: {}", ended.failure.message)),
+        }
     }
     if session.screen.json {
         session.screen.document("drystone.disks/1", &serde_json::json!({ "disks": listed }));
@@ -232,7 +235,8 @@ fn place(shown: &Shown, connector: Option<&str>) -> String {
     };
     let serial = disk.serial.as_deref().unwrap_or("none known");
     let connector = connector.unwrap_or(if disk.kernel.is_some() { "not known" } else { "it is a file" });
-    let kernel = disk.kernel.as_ref().map_or(String::new(), |k| format!(" ({k})"));
+    let kernel =
+        disk.kernel.as_ref().filter(|k| **k != disk.name).map_or(String::new(), |k| format!(" ({k})"));
     format!("{}{kernel}\nserial      {serial}   (printed on its label)\nconnector   {connector}\n", disk.name)
 }
 

@@ -242,6 +242,24 @@ mod tests {
     }
 
     #[test]
+    fn a_member_is_refused_with_the_name_of_its_pool() {
+        let superblock = Superblock {
+            pool: uuid::Uuid::from_u128(1),
+            pool_name: "barn".into(),
+            member: uuid::Uuid::from_u128(2),
+            id: crate::base::units::MemberId(0),
+            size: ByteLen(80_000_000_000),
+            extent: ByteLen(64 << 20),
+            created_wall_ns: 0,
+        };
+        let block = superblock.emit(ByteOffset(0));
+        let drives = [drive("sda", vec![Holding::Member { block, at: ByteOffset(0) }]), drive("sdb", vec![])];
+        assert_eq!(pool_of(&drives[0]).as_deref(), Some("barn"));
+        let failure = admit(&request(&drives, &[]), &drives).unwrap_err();
+        assert_eq!(failure.message, "ata-sda (sda, 80.0 GB) is a member of pool barn; no flag erases it");
+    }
+
+    #[test]
     fn one_drive_is_not_two() {
         assert_eq!(code(&[drive("sda", vec![]), drive("sda", vec![])], &[]), Err("SAME_DISK".into()));
         let part = |n: &str| Drive { part_of: Some("sda".into()), ..drive(n, vec![]) };

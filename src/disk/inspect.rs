@@ -168,7 +168,7 @@ impl Holding {
             Holding::System { at } => format!("{at} (this system)"),
             Holding::Mounted { at } => format!("a file system mounted at {at}"),
             Holding::Swap => "swap space in use".to_owned(),
-            Holding::Holder { device } => format!("something that {device} stands on"),
+            Holding::Holder { device } => format!("{device}, which is in use"),
             Holding::Member { .. } => "a member of a drystone pool".to_owned(),
             Holding::Busy => "something that another program has open".to_owned(),
             Holding::ReadOnly => "something read-only".to_owned(),

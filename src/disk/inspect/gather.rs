@@ -5,9 +5,8 @@ use super::tools::{Node, Signature, lsblk, wipefs};
 use super::{Drive, Holding, InspectError, MEMBER_MAGIC, SUPERBLOCK};
 use crate::base::units::{ByteLen, ByteOffset, round_down};
 use crate::io::driver::FileKind;
-use nix::errno::Errno;
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -135,15 +134,17 @@ fn read_device(path: &Path, size: ByteLen) -> Result<(), Holding> {
     member_mark(&mut file, size).map_err(|e| unreadable(&e))?.map_or(Ok(()), Err)?;
     match open(libc::O_EXCL) {
         Ok(_) => Ok(()),
-        Err(e) if e.raw_os_error() == Some(Errno::EBUSY as i32) => Err(Holding::Busy), // an errno's number
+        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => Err(Holding::Busy),
         Err(e) => Err(unreadable(&e)),
     }
 }
 
 fn unreadable(error: &std::io::Error) -> Holding {
-    let reason = match error.kind() {
-        ErrorKind::PermissionDenied => "looking at it needs root".to_owned(),
-        _ => format!("reading it failed: {error}"), // std's enum, not ours
+    // EPERM comes also to root, from a device that is closed to everybody here; EACCES is a matter of rights.
+    let reason = if error.raw_os_error() == Some(libc::EACCES) {
+        "looking at it needs root".to_owned()
+    } else {
+        format!("reading it failed: {error}")
     };
     Holding::Unexamined { reason }
 }
