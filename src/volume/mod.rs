@@ -47,7 +47,9 @@ impl Volume {
     }
 
     pub fn is_read_only(&self) -> bool {
-        false
+        match &self.backing {
+            Backing::Memory(memory) => memory.is_read_only(),
+        }
     }
 
     /// The way to this volume from one core.
