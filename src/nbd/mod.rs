@@ -5,4 +5,5 @@
 pub mod client;
 pub mod negotiation;
 pub mod transmission;
+pub mod uri;
 pub mod wire;
