@@ -22,7 +22,8 @@ pub struct Tally {
 
 impl Default for Tally {
     fn default() -> Tally {
-        let latency = Histogram::new_with_max(LATENCY_MAX_NS, 3).expect("3 digits up to a minute are allowed");
+        let latency =
+            Histogram::new_with_max(LATENCY_MAX_NS, 3).expect("3 digits up to a minute are allowed");
         Tally { latency, requests: 0, bytes: 0 }
     }
 }

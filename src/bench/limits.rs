@@ -104,7 +104,8 @@ fn interface_of_route(table: &str, target: Ipv4Addr) -> Option<String> {
         let wanted = u32::from_ne_bytes(target.octets());
         (wanted & mask == destination).then(|| (mask.count_ones(), metric, (*fields[0]).to_owned()))
     };
-    let best = table.lines().skip(1).filter_map(route).max_by_key(|(bits, metric, _)| (*bits, u32::MAX - metric));
+    let best =
+        table.lines().skip(1).filter_map(route).max_by_key(|(bits, metric, _)| (*bits, u32::MAX - metric));
     best.map(|(_, _, name)| name)
 }
 

@@ -67,8 +67,7 @@ impl Report {
             copies: measured.copies,
             local: measured.link == Link::Local,
         };
-        let verdicts =
-            Workload::ALL.into_iter().filter_map(|w| Some((w, verdict(&layers, w)?))).collect();
+        let verdicts = Workload::ALL.into_iter().filter_map(|w| Some((w, verdict(&layers, w)?))).collect();
         Report { measured, verdicts }
     }
 
@@ -117,8 +116,8 @@ fn missing(layer: &str, figures: &Figures) -> Vec<String> {
 #[cfg(test)]
 pub(super) mod sample {
     use super::*;
-    use crate::bench::figure::{Cpu, Outcome, Tally};
     use crate::base::prng::Prng;
+    use crate::bench::figure::{Cpu, Outcome, Tally};
     use std::time::Duration;
 
     /// A run of `count` requests whose latencies lie around `median_us`.
@@ -140,7 +139,8 @@ pub(super) mod sample {
         // 1 MiB requests for ten seconds.
         let requests = |megabytes: u64| megabytes * 10_000_000 / (1 << 20);
         figures.record(Workload::SequentialRead, run(Workload::SequentialRead, requests(read), 30_000, 10.0));
-        figures.record(Workload::SequentialWrite, run(Workload::SequentialWrite, requests(write), 60_000, 10.0));
+        figures
+            .record(Workload::SequentialWrite, run(Workload::SequentialWrite, requests(write), 60_000, 10.0));
         let small = [
             (Workload::RandomRead, reads[0]),
             (Workload::RandomReadDeep, reads[1]),
@@ -196,7 +196,9 @@ mod tests {
         let mut report = sample::report();
         let drive = &mut report.measured.drives[0];
         for workload in Workload::ALL.into_iter().filter(|w| w.is_write()) {
-            drive.figures.record(workload, super::super::figure::Outcome::not_measured("would overwrite data"));
+            drive
+                .figures
+                .record(workload, super::super::figure::Outcome::not_measured("would overwrite data"));
         }
         report.measured.network = Figures::not_measured("no server");
         assert_eq!(report.remarks(), ["sda writes: would overwrite data", "network: no server"]);

@@ -174,7 +174,9 @@ fn show_percentiles(figure: &Figure) -> String {
 fn drives_table(report: &Report) -> String {
     let mut table = plain_table();
     let titles = Workload::ALL.iter().map(|w| w.title().to_owned());
-    table.set_header(["each drive alone".to_owned(), "".to_owned()].into_iter().chain(titles).collect::<Vec<_>>());
+    table.set_header(
+        ["each drive alone".to_owned(), "".to_owned()].into_iter().chain(titles).collect::<Vec<_>>(),
+    );
     for drive in &report.measured.drives {
         let mut row = vec![drive.name.clone(), show_size(ByteLen(drive.size_bytes))];
         row.extend(Workload::ALL.iter().map(|w| match drive.figures.figure(*w) {
@@ -217,7 +219,8 @@ fn bars(verdict: &Verdict) -> String {
 /// What the verdicts mean for the user, and how it was measured.
 pub fn summary(report: &Report) -> Vec<String> {
     let mut lines = Vec::new();
-    for (what, workload) in [("reads   ", Workload::SequentialRead), ("writes  ", Workload::SequentialWrite)] {
+    for (what, workload) in [("reads   ", Workload::SequentialRead), ("writes  ", Workload::SequentialWrite)]
+    {
         if let Some(verdict) = report.verdicts.get(&workload) {
             lines.push(format!("{what} {}", meaning(&verdict.bottleneck, &report.measured.link)));
         }
@@ -268,8 +271,10 @@ mod tests {
 
     #[test]
     fn times_and_rates_are_shown_with_units_that_fit() {
-        let shown: Vec<String> =
-            [840, 12_340, 190_000, 11_200_000, 999_999_999, 1_500_000_000].into_iter().map(show_time).collect();
+        let shown: Vec<String> = [840, 12_340, 190_000, 11_200_000, 999_999_999, 1_500_000_000]
+            .into_iter()
+            .map(show_time)
+            .collect();
         assert_eq!(shown, ["840 ns", "12.3 µs", "190.0 µs", "11.2 ms", "1 000 ms", "1.50 s"]);
         assert_eq!(show_thousands(1_234_567.4), "1 234 567");
         assert_eq!(show_rate(Workload::SequentialRead, 117_600_000.0), "117.6");

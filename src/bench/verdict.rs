@@ -274,10 +274,7 @@ mod tests {
     fn mirrored_writes_wait_for_the_slower_drive() {
         let (limit, bottleneck) = judge(&example(true, 57.4));
         assert_eq!(limit, Some(58.0));
-        assert_eq!(
-            bottleneck.sentence(),
-            "drive sda: every write waits for it, 99.0 % of what that allows"
-        );
+        assert_eq!(bottleneck.sentence(), "drive sda: every write waits for it, 99.0 % of what that allows");
     }
 
     #[test]
@@ -371,8 +368,15 @@ mod tests {
         got.record(Workload::SequentialRead, super::super::figure::Outcome::Measured(figure));
         let network = Figures::not_measured("no bench export");
         let link_limit = super::super::limits::tcp_payload_limit(1000, 1500);
-        let layers =
-            Layers { drives: &[], together: None, network: &network, link_limit, got: &got, copies: 2, local: false };
+        let layers = Layers {
+            drives: &[],
+            together: None,
+            network: &network,
+            link_limit,
+            got: &got,
+            copies: 2,
+            local: false,
+        };
         let verdict = verdict(&layers, Workload::SequentialRead).unwrap();
         assert_eq!(verdict.bottleneck.sentence(), "network, 99.4 % of what it can carry");
         assert!(super::verdict(&layers, Workload::SequentialWrite).is_none());

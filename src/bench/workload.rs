@@ -137,7 +137,9 @@ mod tests {
         let mut places = Places::new(Workload::RandomWriteDeep, region, Prng::from_seed(1)).unwrap();
         let seen: std::collections::BTreeSet<u64> = (0..500).map(|_| places.take().offset().0).collect();
         assert_eq!(seen.len(), 10);
-        assert!(seen.iter().all(|at| *at >= 1 << 20 && at + 4096 <= region.end().0 && at.is_multiple_of(4096)));
+        assert!(
+            seen.iter().all(|at| *at >= 1 << 20 && at + 4096 <= region.end().0 && at.is_multiple_of(4096))
+        );
     }
 
     #[test]
