@@ -7,6 +7,7 @@ use crate::io::driver::Driver;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use std::future::Future;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 /// What one core is started with.
@@ -20,11 +21,11 @@ pub struct CorePlan {
     pub seed: u64,
 }
 
-/// Makes the driver of a core, on the core's own thread.
-pub type DriverFactory<E> = fn(&BufPool) -> Result<Box<dyn Driver>, E>;
+/// Makes the driver of a core, on the core's own thread. Shared by the cores, with what their drivers share.
+pub type DriverFactory<E> = Arc<dyn Fn(&BufPool) -> Result<Box<dyn Driver>, E> + Send + Sync>;
 
 /// Builds a core on the calling thread.
-pub fn build<E: From<std::io::Error>>(plan: CorePlan, driver: DriverFactory<E>) -> Result<Core, E> {
+pub fn build<E: From<std::io::Error>>(plan: CorePlan, driver: &DriverFactory<E>) -> Result<Core, E> {
     if let Some(cpu) = plan.cpu {
         pin(cpu)?;
     }
@@ -47,7 +48,7 @@ where
     T: Send + 'static,
 {
     std::thread::Builder::new().name(format!("core-{}", plan.index.0)).spawn(move || {
-        let core = build(plan, driver)?;
+        let core = build(plan, &driver)?;
         let value = core.run_until(main(core.clone()));
         core.drain();
         Ok(value)

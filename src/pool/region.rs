@@ -1,0 +1,281 @@
+//! A region at run time: who may touch its blocks now, which blocks were written, their checksums.
+//!
+//! The guard orders requests: first come, first served, block by block; reads share, writes exclude. That is what
+//! makes overlapping writes reach all copies in one order (R31), a read see each block old or new (R8) and two
+//! writes to one block both survive (R18). It works between cores: a region is shared by all of them.
+//!
+//! ```text
+//! unloaded ──load──▶ loaded, clean ──first write──▶ marked (dirty bit durable) ──save, flush──▶ loaded, clean
+//! ```
+
+use super::redundancy::mirror::Copies;
+use super::region_block::RegionBlock;
+use crate::base::bitmap::Bitmap;
+use crate::base::units::{RegionIndex, SlotIndex, VolumeId};
+use crate::io::time::Instant;
+use crate::reactor::sync::{WaitList, lock};
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+
+/// Names a region within its pool.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct RegionKey {
+    pub volume: VolumeId,
+    pub slot: SlotIndex,
+    pub region: RegionIndex,
+}
+
+/// Where a slot's copies lie, as the region remembers it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Placement {
+    pub stamp: u64,
+    pub copies: Copies,
+}
+
+/// How far a region's content has been read from its members.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Load {
+    Unloaded,
+    Loading,
+    Loaded,
+}
+
+/// Whether the region's dirty bit is durable on the members that hold it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mark {
+    Clear,
+    /// Durable, under this state of the membership; another member's loss asks for more marks.
+    Durable {
+        membership: u64,
+    },
+}
+
+/// A region shared by all cores.
+pub struct Region {
+    pub key: RegionKey,
+    /// Looked at since the cache last swept.
+    pub used: AtomicBool,
+    state: Mutex<RegionState>,
+    pub loaded: WaitList,
+}
+
+/// What the lock protects.
+pub struct RegionState {
+    queue: Vec<Waiter>,
+    next_ticket: u64,
+    pub load: Load,
+    /// None: the slot is not allocated (as far as this region was told).
+    pub placement: Option<Placement>,
+    /// Blocks that were written since the slot was allocated; others read as zeros.
+    pub written: Bitmap,
+    /// `written` as it is on the members.
+    pub saved: Bitmap,
+    /// Checksums of written blocks, if the volume has them.
+    pub sums: Option<Box<[u32]>>,
+    /// Checksums differ from what is on the members.
+    pub sums_unsaved: bool,
+    pub version: u64,
+    pub mark: Mark,
+    /// Writes between the check of the mark and their completion.
+    pub writing: u32,
+    /// Counts completed writes, zeroes and discards: tells a cleaner that nothing happened meanwhile.
+    pub changes: u64,
+    pub touched: Instant,
+}
+
+struct Waiter {
+    ticket: u64,
+    blocks: Range<u32>,
+    exclusive: bool,
+    waker: Option<Waker>,
+}
+
+impl Region {
+    pub fn new(key: RegionKey, blocks: u32, checksums: bool) -> Region {
+        let blocks = usize::try_from(blocks).expect("512 at most");
+        let state = RegionState {
+            queue: Vec::new(),
+            next_ticket: 0,
+            load: Load::Unloaded,
+            placement: None,
+            written: Bitmap::new(blocks),
+            saved: Bitmap::new(blocks),
+            sums: checksums.then(|| vec![0; blocks].into_boxed_slice()),
+            sums_unsaved: false,
+            version: 0,
+            mark: Mark::Clear,
+            writing: 0,
+            changes: 0,
+            touched: Instant::default(),
+        };
+        Region { key, used: AtomicBool::new(true), state: Mutex::new(state), loaded: WaitList::default() }
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, RegionState> {
+        lock(&self.state)
+    }
+
+    /// Waits for the right to these blocks, behind everybody who asked before.
+    pub fn hold(self: &Arc<Region>, blocks: Range<u32>, exclusive: bool) -> Acquire {
+        let ticket = {
+            let mut state = self.state();
+            state.next_ticket += 1;
+            let ticket = state.next_ticket;
+            state.queue.push(Waiter { ticket, blocks, exclusive, waker: None });
+            ticket
+        };
+        Acquire { hold: Some(Hold { region: self.clone(), ticket }) }
+    }
+
+    /// Whether nobody holds or waits for anything, and nothing would be lost by forgetting this region.
+    pub fn is_idle(&self) -> bool {
+        let state = self.state();
+        state.queue.is_empty()
+            && state.mark == Mark::Clear
+            && !state.is_unsaved()
+            && state.load != Load::Loading
+    }
+
+    /// Whether it was used since the last time this was asked.
+    pub fn sweep(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl RegionState {
+    pub fn is_unsaved(&self) -> bool {
+        self.sums_unsaved || self.written != self.saved
+    }
+
+    /// Takes over what a member (or nobody) had stored.
+    pub fn fill(&mut self, placement: Option<Placement>, stored: Option<RegionBlock>) {
+        self.placement = placement;
+        self.version = stored.as_ref().map_or(0, |s| s.version);
+        match stored {
+            Some(stored) => {
+                self.written = stored.written;
+                if let (Some(sums), Some(stored)) = (&mut self.sums, stored.sums) {
+                    sums.copy_from_slice(&stored);
+                }
+            }
+            None => self.written.clear(),
+        }
+        self.saved = self.written.clone();
+        self.sums_unsaved = false;
+        self.load = Load::Loaded;
+    }
+
+    /// Forgets everything but the guard: the slot was freed.
+    pub fn reset(&mut self) {
+        self.fill(None, None);
+        self.mark = Mark::Clear;
+        self.changes += 1;
+    }
+
+    fn may_go(&self, ticket: u64) -> bool {
+        let Some(me) = self.queue.iter().find(|w| w.ticket == ticket) else { return false };
+        let conflicts = |other: &Waiter| {
+            (other.exclusive || me.exclusive)
+                && other.blocks.start < me.blocks.end
+                && me.blocks.start < other.blocks.end
+        };
+        !self.queue.iter().take_while(|w| w.ticket != ticket).any(conflicts)
+    }
+}
+
+/// Resolves to the right to some blocks.
+pub struct Acquire {
+    hold: Option<Hold>,
+}
+
+impl Future for Acquire {
+    type Output = Hold;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Hold> {
+        let hold = self.hold.as_ref().expect("polled after it was ready");
+        {
+            let mut state = hold.region.state();
+            if !state.may_go(hold.ticket) {
+                let ticket = hold.ticket;
+                let waiter =
+                    state.queue.iter_mut().find(|w| w.ticket == ticket).expect("queued until dropped");
+                waiter.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(self.hold.take().expect("checked above"))
+    }
+}
+
+/// The right to some blocks of a region; ends when dropped.
+pub struct Hold {
+    region: Arc<Region>,
+    ticket: u64,
+}
+
+impl Hold {
+    pub fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut wakers: smallvec::SmallVec<[Waker; 4]> = smallvec::SmallVec::new();
+        {
+            let mut state = self.region.state();
+            let ticket = self.ticket;
+            let Some(place) = state.queue.iter().position(|w| w.ticket == ticket) else { return };
+            state.queue.remove(place);
+            for at in place..state.queue.len() {
+                if state.queue[at].waker.is_some() && state.may_go(state.queue[at].ticket) {
+                    wakers.extend(state.queue[at].waker.take());
+                }
+            }
+        }
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    fn region() -> Arc<Region> {
+        let key = RegionKey { volume: VolumeId(0), slot: SlotIndex(0), region: RegionIndex(0) };
+        Arc::new(Region::new(key, 512, false))
+    }
+
+    #[test]
+    fn reads_share_and_writes_exclude_in_order_of_arrival() {
+        let region = region();
+        let first = region.hold(0..4, false).now_or_never().expect("free");
+        let second = region.hold(2..6, false).now_or_never().expect("reads share");
+        let mut write = region.hold(3..4, true);
+        assert!((&mut write).now_or_never().is_none(), "a write waits for reads");
+        let mut late = region.hold(3..4, false);
+        assert!((&mut late).now_or_never().is_none(), "a read does not overtake the write");
+        assert!(region.hold(100..101, true).now_or_never().is_some(), "other blocks are free");
+        drop((first, second));
+        let write = write.now_or_never().expect("the reads are gone");
+        assert!((&mut late).now_or_never().is_none());
+        drop(write);
+        assert!(late.now_or_never().is_some());
+        assert!(region.is_idle());
+    }
+
+    #[test]
+    fn a_waiter_that_gives_up_lets_others_pass() {
+        let region = region();
+        let read = region.hold(0..1, false).now_or_never().expect("free");
+        let write = region.hold(0..1, true);
+        drop(write);
+        assert!(region.hold(0..1, false).now_or_never().is_some());
+        drop(read);
+    }
+}

@@ -1,0 +1,346 @@
+//! The bytes of `State` (checkpoints) and `Change` (log records). Tables in docs/format.md.
+
+use super::redundancy::mirror::{Copies, Copy};
+use super::redundancy::stripe::Segment;
+use super::state::{Change, MemberRecord, MemberState, SlotRecord, State, VolumeRecord};
+use crate::base::codec::{Malformed, Reader, Writer};
+use crate::base::limits::{
+    COLUMNS_MAX, COPIES_MAX, EXTENT_MAX, EXTENT_MIN, MEMBERS_MAX, NAME_MAX, STRIPE_UNIT_MAX, STRIPE_UNIT_MIN,
+    VOLUME_SIZE_MAX, VOLUMES_MAX,
+};
+use crate::base::units::{ByteLen, ExtentIndex, MemberId, SlotIndex, VolumeId};
+use std::collections::BTreeMap;
+
+/// The bytes a member's last known name may have.
+const MEMBER_NAME_MAX: usize = 255;
+
+/// The only scheme so far: stripes of mirrored slots. Others are reserved (parity).
+const SCHEME_MIRROR: u8 = 0;
+
+pub fn emit_state(state: &State) -> Vec<u8> {
+    let mut w = Writer::new();
+    w.uuid(state.pool).string(&state.name).u64(state.extent.0).u8(state.copies);
+    w.bool(state.clean).bool(state.forced).u32(state.next_volume);
+    w.u32(count(state.members.len()));
+    for (id, member) in &state.members {
+        w.u16(id.0).uuid(member.uuid).u64(member.size.0).u32(member.extents);
+        w.u8(emit_member_state(member.state)).string(&member.name);
+    }
+    w.u32(count(state.volumes.len()));
+    for (id, volume) in &state.volumes {
+        w.u32(id.0);
+        emit_volume(&mut w, volume);
+    }
+    w.finish()
+}
+
+pub fn parse_state(bytes: &[u8]) -> Result<State, Malformed> {
+    let mut r = Reader::new(bytes);
+    let mut state = State {
+        pool: r.uuid()?,
+        name: r.string(NAME_MAX)?,
+        extent: ByteLen(r.u64()?),
+        copies: r.u8()?,
+        clean: r.bool()?,
+        forced: r.bool()?,
+        next_volume: r.u32()?,
+        members: BTreeMap::new(),
+        volumes: BTreeMap::new(),
+    };
+    let extent_ok = state.extent.0.is_power_of_two() && (EXTENT_MIN..=EXTENT_MAX).contains(&state.extent.0);
+    require(extent_ok && copies_ok(state.copies))?;
+    for _ in 0..bounded(r.u32()?, MEMBERS_MAX)? {
+        let id = MemberId(r.u16()?);
+        let member = MemberRecord {
+            uuid: r.uuid()?,
+            size: ByteLen(r.u64()?),
+            extents: r.u32()?,
+            state: parse_member_state(r.u8()?)?,
+            name: r.string(MEMBER_NAME_MAX)?,
+        };
+        require(state.members.insert(id, member).is_none())?;
+    }
+    for _ in 0..bounded(r.u32()?, VOLUMES_MAX)? {
+        let id = VolumeId(r.u32()?);
+        let volume = parse_volume(&mut r)?;
+        require(id.0 < state.next_volume && state.volumes.insert(id, volume).is_none())?;
+    }
+    r.finish()?;
+    Ok(state)
+}
+
+pub fn emit_changes(changes: &[Change]) -> Vec<u8> {
+    let mut w = Writer::new();
+    w.u32(count(changes.len()));
+    for change in changes {
+        emit_change(&mut w, change);
+    }
+    w.finish()
+}
+
+pub fn parse_changes(bytes: &[u8]) -> Result<Vec<Change>, Malformed> {
+    let mut r = Reader::new(bytes);
+    let count = r.u32()?;
+    let mut changes = Vec::new();
+    for _ in 0..count {
+        changes.push(parse_change(&mut r)?);
+    }
+    r.finish()?;
+    Ok(changes)
+}
+
+fn emit_change(w: &mut Writer, change: &Change) {
+    match change {
+        Change::Opened { forced } => w.u8(1).bool(*forced),
+        Change::Closed => w.u8(2),
+        Change::MemberState { member, state } => w.u8(3).u16(member.0).u8(emit_member_state(*state)),
+        Change::MemberNamed { member, name } => w.u8(4).u16(member.0).string(name),
+        Change::VolumeCreated { id, volume } => {
+            w.u8(5).u32(id.0);
+            emit_volume(w, volume);
+            w
+        }
+        Change::VolumeGrown { id, size, segments } => {
+            w.u8(6).u32(id.0).u64(size.0);
+            emit_segments(w, segments);
+            w
+        }
+        Change::VolumeRenamed { id, name } => w.u8(7).u32(id.0).string(name),
+        Change::VolumeDestroyed { id } => w.u8(8).u32(id.0),
+        Change::SlotAllocated { id, slot, copies } => {
+            w.u8(9).u32(id.0).u32(slot.0);
+            emit_copies(w, copies);
+            w
+        }
+        Change::SlotFreed { id, slot } => w.u8(10).u32(id.0).u32(slot.0),
+    };
+}
+
+fn parse_change(r: &mut Reader) -> Result<Change, Malformed> {
+    Ok(match r.u8()? {
+        1 => Change::Opened { forced: r.bool()? },
+        2 => Change::Closed,
+        3 => Change::MemberState { member: MemberId(r.u16()?), state: parse_member_state(r.u8()?)? },
+        4 => Change::MemberNamed { member: MemberId(r.u16()?), name: r.string(MEMBER_NAME_MAX)? },
+        5 => Change::VolumeCreated { id: VolumeId(r.u32()?), volume: parse_volume(r)? },
+        6 => {
+            Change::VolumeGrown { id: VolumeId(r.u32()?), size: parse_size(r)?, segments: parse_segments(r)? }
+        }
+        7 => Change::VolumeRenamed { id: VolumeId(r.u32()?), name: r.string(NAME_MAX)? },
+        8 => Change::VolumeDestroyed { id: VolumeId(r.u32()?) },
+        9 => Change::SlotAllocated {
+            id: VolumeId(r.u32()?),
+            slot: SlotIndex(r.u32()?),
+            copies: parse_copies(r)?,
+        },
+        10 => Change::SlotFreed { id: VolumeId(r.u32()?), slot: SlotIndex(r.u32()?) },
+        _ => return Err(Malformed),
+    })
+}
+
+fn emit_volume(w: &mut Writer, volume: &VolumeRecord) {
+    w.u8(SCHEME_MIRROR).uuid(volume.uuid).string(&volume.name).u64(volume.size.0).u8(volume.copies);
+    w.u64(volume.unit.0).bool(volume.checksums);
+    emit_segments(w, &volume.segments);
+    w.u32(count(volume.slots.len()));
+    for (slot, record) in &volume.slots {
+        w.u32(slot.0).u64(record.stamp);
+        emit_copies(w, &record.copies);
+    }
+}
+
+fn parse_volume(r: &mut Reader) -> Result<VolumeRecord, Malformed> {
+    require(r.u8()? == SCHEME_MIRROR)?;
+    let mut volume = VolumeRecord {
+        uuid: r.uuid()?,
+        name: r.string(NAME_MAX)?,
+        size: parse_size(r)?,
+        copies: r.u8()?,
+        unit: ByteLen(r.u64()?),
+        checksums: r.bool()?,
+        segments: parse_segments(r)?,
+        slots: BTreeMap::new(),
+    };
+    let unit_ok =
+        volume.unit.0.is_power_of_two() && (STRIPE_UNIT_MIN..=STRIPE_UNIT_MAX).contains(&volume.unit.0);
+    require(copies_ok(volume.copies) && unit_ok)?;
+    for _ in 0..r.u32()? {
+        let slot = SlotIndex(r.u32()?);
+        let record = SlotRecord { stamp: r.u64()?, copies: parse_copies(r)? };
+        require(volume.slots.insert(slot, record).is_none())?;
+    }
+    Ok(volume)
+}
+
+fn emit_segments(w: &mut Writer, segments: &[Segment]) {
+    w.u32(count(segments.len()));
+    for segment in segments {
+        w.u32(segment.columns).u32(segment.stripes);
+    }
+}
+
+fn parse_segments(r: &mut Reader) -> Result<Vec<Segment>, Malformed> {
+    let count = r.u32()?;
+    let (mut segments, mut slots) = (Vec::new(), 0u64);
+    for _ in 0..count {
+        let segment = Segment { columns: r.u32()?, stripes: r.u32()? };
+        require((1..=COLUMNS_MAX).contains(&segment.columns) && segment.stripes > 0)?;
+        slots += u64::from(segment.columns) * u64::from(segment.stripes);
+        require(slots <= u64::from(u32::MAX))?;
+        segments.push(segment);
+    }
+    Ok(segments)
+}
+
+fn emit_copies(w: &mut Writer, copies: &[Copy]) {
+    w.u8(u8::try_from(copies.len()).expect("three copies at most"));
+    for copy in copies {
+        w.u16(copy.member.0).u32(copy.extent.0);
+    }
+}
+
+fn parse_copies(r: &mut Reader) -> Result<Copies, Malformed> {
+    let count = r.u8()?;
+    require(copies_ok(count))?;
+    let mut copies = Copies::new();
+    for _ in 0..count {
+        let copy = Copy { member: MemberId(r.u16()?), extent: ExtentIndex(r.u32()?) };
+        require(copies.iter().all(|c| c.member != copy.member))?;
+        copies.push(copy);
+    }
+    Ok(copies)
+}
+
+fn emit_member_state(state: MemberState) -> u8 {
+    match state {
+        MemberState::Active => 1,
+        MemberState::Missing => 2,
+        MemberState::Stale => 3,
+        MemberState::Faulted => 4,
+    }
+}
+
+fn parse_member_state(byte: u8) -> Result<MemberState, Malformed> {
+    Ok(match byte {
+        1 => MemberState::Active,
+        2 => MemberState::Missing,
+        3 => MemberState::Stale,
+        4 => MemberState::Faulted,
+        _ => return Err(Malformed),
+    })
+}
+
+fn parse_size(r: &mut Reader) -> Result<ByteLen, Malformed> {
+    let size = r.u64()?;
+    require(size <= VOLUME_SIZE_MAX)?;
+    Ok(ByteLen(size))
+}
+
+fn copies_ok(copies: u8) -> bool {
+    (1..=COPIES_MAX).contains(&usize::from(copies))
+}
+
+fn bounded(count: u32, max: usize) -> Result<u32, Malformed> {
+    require(u64::from(count) <= max as u64)?; // widening
+    Ok(count)
+}
+
+fn count(len: usize) -> u32 {
+    u32::try_from(len).expect("collections of the state are bounded below 2^32")
+}
+
+fn require(condition: bool) -> Result<(), Malformed> {
+    if condition { Ok(()) } else { Err(Malformed) }
+}
+
+/// For fuzzing: parses any bytes as a checkpoint and as a record.
+pub fn fuzz_state(bytes: &[u8]) {
+    if let Ok(state) = parse_state(bytes) {
+        assert_eq!(parse_state(&emit_state(&state)), Ok(state));
+    }
+    if let Ok(changes) = parse_changes(bytes) {
+        assert_eq!(parse_changes(&emit_changes(&changes)), Ok(changes));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    fn sample() -> State {
+        let copies: Copies =
+            [0u16, 2].iter().map(|m| Copy { member: MemberId(*m), extent: ExtentIndex(7) }).collect();
+        let volume = VolumeRecord {
+            uuid: Uuid::from_u128(9),
+            name: "data".to_owned(),
+            size: ByteLen(70 << 20),
+            copies: 2,
+            unit: ByteLen(128 << 10),
+            checksums: true,
+            segments: vec![Segment { columns: 3, stripes: 23 }, Segment { columns: 1, stripes: 1 }],
+            slots: BTreeMap::from([(SlotIndex(4), SlotRecord { stamp: 17, copies })]),
+        };
+        let member = |n: u128| MemberRecord {
+            uuid: Uuid::from_u128(n),
+            size: ByteLen(1 << 30),
+            extents: 900,
+            state: MemberState::Active,
+            name: format!("drive-{n}"),
+        };
+        State {
+            pool: Uuid::from_u128(1),
+            name: "tank".to_owned(),
+            extent: ByteLen(1 << 20),
+            copies: 2,
+            clean: false,
+            forced: false,
+            members: (0..3).map(|i| (MemberId(i), member(u128::from(i)))).collect(),
+            volumes: BTreeMap::from([(VolumeId(0), volume)]),
+            next_volume: 1,
+        }
+    }
+
+    #[test]
+    fn state_round_trips_and_truncation_is_malformed() {
+        let bytes = emit_state(&sample());
+        assert_eq!(parse_state(&bytes), Ok(sample()));
+        assert!((0..bytes.len()).all(|len| parse_state(&bytes[..len]).is_err()));
+    }
+
+    #[test]
+    fn every_change_round_trips() {
+        let state = sample();
+        let volume = state.volumes[&VolumeId(0)].clone();
+        let copies = volume.slots[&SlotIndex(4)].copies.clone();
+        let changes = vec![
+            Change::Opened { forced: true },
+            Change::Closed,
+            Change::MemberState { member: MemberId(1), state: MemberState::Faulted },
+            Change::MemberNamed { member: MemberId(1), name: "x".to_owned() },
+            Change::VolumeCreated { id: VolumeId(3), volume: volume.clone() },
+            Change::VolumeGrown { id: VolumeId(3), size: ByteLen(1), segments: volume.segments },
+            Change::VolumeRenamed { id: VolumeId(3), name: "y".to_owned() },
+            Change::VolumeDestroyed { id: VolumeId(3) },
+            Change::SlotAllocated { id: VolumeId(3), slot: SlotIndex(0), copies },
+            Change::SlotFreed { id: VolumeId(3), slot: SlotIndex(0) },
+        ];
+        let bytes = emit_changes(&changes);
+        assert_eq!(parse_changes(&bytes), Ok(changes));
+        assert!((0..bytes.len()).all(|len| parse_changes(&bytes[..len]).is_err()));
+    }
+
+    #[test]
+    fn hostile_bytes_neither_panic_nor_allocate_by_their_own_word() {
+        let mut prng = crate::base::prng::Prng::from_seed(5);
+        let golden = emit_state(&sample());
+        for _ in 0..20_000 {
+            let mut bytes = golden.clone();
+            for _ in 0..=prng.below(4) {
+                let at = usize::try_from(prng.below(bytes.len() as u64)).unwrap();
+                bytes[at] = (prng.u64() & 0xff) as u8;
+            }
+            fuzz_state(&bytes);
+        }
+    }
+}
