@@ -23,17 +23,23 @@ pub enum Anchor {
 pub struct Font {
     pub size: f64,
     pub bold: bool,
+    /// White around the letters, for texts that lie over lines.
+    pub halo: bool,
     pub colour: &'static str,
     pub anchor: Anchor,
 }
 
 impl Font {
     pub const fn new(size: f64, colour: &'static str, anchor: Anchor) -> Font {
-        Font { size, bold: false, colour, anchor }
+        Font { size, bold: false, halo: false, colour, anchor }
     }
 
     pub const fn bold(self) -> Font {
         Font { bold: true, ..self }
+    }
+
+    pub const fn halo(self) -> Font {
+        Font { halo: true, ..self }
     }
 }
 
@@ -89,8 +95,12 @@ impl Svg {
             Anchor::End => "end",
         };
         let weight = if font.bold { " font-weight=\"600\"" } else { "" };
+        let halo = match font.halo {
+            true => " stroke=\"#ffffff\" stroke-width=\"5\" stroke-linejoin=\"round\" paint-order=\"stroke\"",
+            false => "",
+        };
         self.add(format_args!(
-            "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{}\" fill=\"{}\" text-anchor=\"{anchor}\"{weight}>{}</text>",
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{}\" fill=\"{}\" text-anchor=\"{anchor}\"{weight}{halo}>{}</text>",
             font.size,
             font.colour,
             escape(text)
@@ -138,7 +148,8 @@ pub fn ticks(most: f64) -> Vec<f64> {
     let most = if most.is_finite() && most > 0.0 { most } else { 1.0 };
     let magnitude = 10f64.powf((most / 5.0).log10().floor());
     let factors = [1.0, 2.0, 5.0, 10.0];
-    let step = factors.iter().map(|f| f * magnitude).find(|step| most / step <= 5.0).unwrap_or(10.0 * magnitude);
+    let step =
+        factors.iter().map(|f| f * magnitude).find(|step| most / step <= 5.0).unwrap_or(10.0 * magnitude);
     let count = (most / step).ceil();
     // At most six: a step is at least a fifth of the range.
     (0..=(count as usize)).map(|n| n as f64 * step).collect()

@@ -76,8 +76,10 @@ fn series(report: &Report) -> Vec<Series<'_>> {
         let name = format!("{} drives together", measured.drives.len());
         series.push(Series { name, colour: DRIVES, dashed: true, figures });
     }
-    let network = Series { name: "network".to_owned(), colour: NETWORK, dashed: false, figures: &measured.network };
-    let got = Series { name: "end to end".to_owned(), colour: GOT, dashed: false, figures: &measured.end_to_end };
+    let network =
+        Series { name: "network".to_owned(), colour: NETWORK, dashed: false, figures: &measured.network };
+    let got =
+        Series { name: "end to end".to_owned(), colour: GOT, dashed: false, figures: &measured.end_to_end };
     series.extend([network, got]);
     series.retain(|s| PANELS.iter().any(|(workload, _)| s.figures.figure(*workload).is_some()));
     series
@@ -165,7 +167,14 @@ fn draw_grid(
         svg.text(left - 7.0, y + 4.0, Font::new(11.0, FAINT, Anchor::End), &round_time(ns));
         power += 1.0;
     }
-    let marks = [(0.0, "fastest"), (0.30103, "50 %"), (1.0, "90 %"), (2.0, "99 %"), (3.0, "99.9 %"), (4.0, "99.99 %")];
+    let marks = [
+        (0.0, "fastest"),
+        (0.30103, "50 %"),
+        (1.0, "90 %"),
+        (2.0, "99 %"),
+        (3.0, "99.9 %"),
+        (4.0, "99.99 %"),
+    ];
     for (nines, name) in marks.into_iter().filter(|(nines, _)| *nines <= axes.nines) {
         let x = across(nines);
         svg.line((x, top), (x, bottom), GRID, false);
@@ -176,7 +185,12 @@ fn draw_grid(
         }
     }
     let centre = left + PANEL_WIDTH / 2.0;
-    svg.text(centre, bottom + 33.0, Font::new(11.0, FAINT, Anchor::Middle), "share of requests, slowest at the right");
+    svg.text(
+        centre,
+        bottom + 33.0,
+        Font::new(11.0, FAINT, Anchor::Middle),
+        "share of requests, slowest at the right",
+    );
 }
 
 /// A power of ten of nanoseconds, without digits behind a point.

@@ -77,7 +77,8 @@ pub fn footer(report: &Report) -> String {
 
 fn legend(svg: &mut Svg) {
     let mut x = 24.0;
-    for (name, colour) in [("drives' limit", DRIVES), ("network's limit", NETWORK), ("got, end to end", GOT)] {
+    for (name, colour) in [("drives' limit", DRIVES), ("network's limit", NETWORK), ("got, end to end", GOT)]
+    {
         svg.rect(x, 68.0, 13.0, 13.0, colour);
         svg.text(x + 19.0, 79.0, Font::new(13.0, INK, Anchor::Start), name);
         x += 34.0 + 7.6 * name.len() as f64; // short names
@@ -86,7 +87,8 @@ fn legend(svg: &mut Svg) {
 
 /// The bars of a workload; without a result the layers that were measured are shown as they are.
 fn bars(report: &Report, workload: Workload) -> [Bar; 3] {
-    let alone = |figures: Option<&Figures>| figures.and_then(|f| f.figure(workload)).map(|f| rate(workload, f));
+    let alone =
+        |figures: Option<&Figures>| figures.and_then(|f| f.figure(workload)).map(|f| rate(workload, f));
     let verdict = report.verdicts.get(&workload);
     let drives = match verdict {
         Some(verdict) => verdict.drives_limit,
@@ -179,13 +181,13 @@ fn draw_group(
         };
         let x = across(rate);
         svg.rect(LEFT, y, (x - LEFT).max(1.0), BAR, bar.colour);
-        let font = Font { bold: bar.name == "got", ..Font::new(12.0, INK, Anchor::Start) };
+        let font = Font { bold: bar.name == "got", ..Font::new(12.0, INK, Anchor::Start).halo() };
         svg.text(x + 6.0, y + 13.0, font, &show_rate(workload, rate));
     }
     if let Some(verdict) = report.verdicts.get(&workload) {
         let y = top + 3.0 * (BAR + BAR_GAP) + 10.0;
         let text = format!("bottleneck: {}", verdict.bottleneck.sentence());
-        svg.text(LEFT, y, Font::new(12.0, INK, Anchor::Start), &shorten(&text, 110));
+        svg.text(LEFT, y, Font::new(12.0, INK, Anchor::Start).halo(), &shorten(&text, 110));
     }
 }
 
@@ -202,7 +204,7 @@ mod tests {
             "MB/s",
             "requests per second",
             "drives' limit",
-            "bottleneck: network, 99",
+            "bottleneck: network, 100",
             "the link's limit in theory: 117.7",
         ] {
             assert!(picture.contains(part), "{part}");

@@ -10,8 +10,10 @@ use std::time::Duration;
 const LATENCY_MAX_NS: u64 = 60_000_000_000;
 
 /// The points of a latency curve, in hundred-thousandths of all requests (99.99 % = 99_990).
-const CURVE: [u32; 12] =
-    [0, 10_000, 25_000, 50_000, 75_000, 90_000, 95_000, 99_000, 99_500, 99_900, 99_990, 100_000];
+const CURVE: [u32; 16] = [
+    0, 10_000, 25_000, 50_000, 75_000, 90_000, 95_000, 98_000, 99_000, 99_500, 99_800, 99_900, 99_950,
+    99_980, 99_990, 100_000,
+];
 
 /// The sum of a run while it goes on.
 pub struct Tally {
