@@ -3,6 +3,7 @@
 //! Rank 7. `wire` is bytes, `negotiation` and `transmission` are decisions, `conn` is I/O; `client` is the other end.
 
 pub mod client;
+pub mod conn;
 pub mod negotiation;
 pub mod transmission;
 pub mod uri;

@@ -18,7 +18,6 @@ use super::wire::{
 use crate::base::limits::{
     META_QUERIES_MAX, NBD_STRING_MAX, OPTION_DATA_MAX, OPTION_DRAIN_MAX, OPTIONS_MAX, PAYLOAD_MAX,
 };
-use crate::base::units::ByteLen;
 use crate::block::Geometry;
 
 /// The one meta context there is.
@@ -444,9 +443,6 @@ impl Replies<'_> {
         }
     }
 }
-
-/// The most bytes that a negotiation waits for before it can go on: one option and its header.
-pub const INPUT_MAX: ByteLen = ByteLen(OptionHeader::LEN as u64 + OPTION_DATA_MAX as u64); // widening
 
 /// Feeds any bytes to a negotiation, cut in two places: it may not panic, and cutting changes nothing.
 pub fn fuzz_negotiation(bytes: &[u8], exports: &dyn Exports) {

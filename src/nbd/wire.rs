@@ -152,7 +152,7 @@ pub fn fuzz_wire(bytes: &[u8]) {
     let _ = (ExportNameReply::parse(bytes), ExportQuery::parse(bytes), MetaQuery::parse(bytes, 2));
     let _ = (InfoItem::parse(bytes), ServerEntry::parse(bytes), MetaContext::parse(bytes));
     let _ = (SimpleReply::parse(bytes), HolePayload::parse(bytes), StatusQuery::parse(bytes));
-    let _ = (ErrorPayload::parse(bytes, true), StatusPayload::parse(bytes, bytes.len() % 2 == 0));
+    let _ = (ErrorPayload::parse(bytes, true), StatusPayload::parse(bytes, bytes.len().is_multiple_of(2)));
     let _ = (ChunkHeader::parse_structured(bytes), ChunkHeader::parse_extended(bytes));
     if let Ok(request) = Request::parse(ReplyMode::Extended, bytes) {
         assert_eq!(request.emit_extended().as_slice(), &bytes[..Request::EXTENDED_LEN]);

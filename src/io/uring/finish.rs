@@ -129,9 +129,6 @@ impl UringDriver {
     }
 
     fn connected(&mut self, connecting: Box<Connecting>, result: Result<usize, Errno>) -> Step {
-        if result == Err(Errno::EINTR) {
-            return Step::Again(Work::Connect(connecting));
-        }
         let Connecting { socket, tcp, .. } = *connecting;
         let shared = Arc::clone(&self.shared);
         let connected = result.and_then(|_| shared.insert(sockets::connected(socket, tcp)).map(SocketId));

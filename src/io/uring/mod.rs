@@ -217,7 +217,9 @@ impl Drop for UringDriver {
             self.ended.clear();
             self.ring.collect(&mut self.ended);
         }
-        if self.ring.outstanding() > 0 {
+        if self.ring.outstanding() == 0 {
+            self.ring.unregister();
+        } else {
             // A disk that does not answer may still write into these buffers, even when the ring is gone.
             std::mem::forget(std::mem::take(&mut self.slots));
             std::mem::forget(std::mem::take(&mut self.wake_count));

@@ -88,8 +88,17 @@ impl Ring {
         }
     }
 
+    /// Fills a slot of the table of registered files, or empties it (-1); says whether that worked.
     pub fn register_file(&mut self, slot: u32, fd: std::os::fd::RawFd) -> bool {
         self.uring.submitter().register_files_update(slot, &[fd]).is_ok()
+    }
+
+    /// Gives registered files and memory back now. Dropping the ring does that too, but some time later, and until
+    /// then exclusive devices stay taken and locked memory stays counted.
+    pub fn unregister(&mut self) {
+        // Fails only when nothing was registered.
+        let _ = self.uring.submitter().unregister_files();
+        let _ = self.uring.submitter().unregister_buffers();
     }
 
     fn enter(&mut self, want: u32, timeout: Option<Duration>, idle: bool) -> Result<(), Errno> {

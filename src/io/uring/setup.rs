@@ -40,12 +40,13 @@ impl SetupError {
         match self {
             SetupError::Blocked { disabled, .. } => {
                 let sysctl = match disabled {
-                    None | Some(0) => {
-                        "kernel.io_uring_disabled = 0                  -> not the reason".to_owned()
+                    None => {
+                        "kernel.io_uring_disabled does not exist here, so it is not the reason".to_owned()
                     }
-                    Some(n) => format!(
-                        "kernel.io_uring_disabled = {n}                  -> sudo sysctl kernel.io_uring_disabled=0"
-                    ),
+                    Some(0) => "kernel.io_uring_disabled = 0, so it is not the reason".to_owned(),
+                    Some(n) => {
+                        format!("kernel.io_uring_disabled = {n} -> sudo sysctl kernel.io_uring_disabled=0")
+                    }
                 };
                 let container =
                     "in a container? Docker's default seccomp profile blocks io_uring -> run on the host";

@@ -6,7 +6,7 @@ use super::slots::Connecting;
 use crate::io::driver::{Address, Direction};
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, fchmod, lstat};
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,6 +19,10 @@ const BACKLOG: i32 = 1024;
 
 /// Unacknowledged data older than this ends a connection: a peer that lost power is not waited for longer.
 const PEER_SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// A connection without traffic for this long is asked whether its peer is still there, and how often.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Who may connect to a listening local socket: its owner and group.
 const LOCAL_MODE: u32 = 0o660;
@@ -105,7 +109,7 @@ pub(super) fn connected(socket: OwnedFd, tcp: bool) -> Held {
 fn tune(socket: &impl AsFd) {
     let socket = SockRef::from(socket);
     let _ = socket.set_tcp_nodelay(true);
-    let _ = socket.set_keepalive(true);
+    let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(IDLE_MAX).with_interval(PROBE_INTERVAL));
     let _ = socket.set_tcp_user_timeout(Some(PEER_SILENCE_MAX));
 }
 

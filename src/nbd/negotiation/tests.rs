@@ -1,5 +1,6 @@
 use super::*;
 use crate::base::prng::Prng;
+use crate::base::units::ByteLen;
 
 struct Table(Vec<Export>);
 
