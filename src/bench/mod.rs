@@ -7,6 +7,8 @@
 mod chart;
 mod chart_latency;
 mod chart_throughput;
+mod command;
+mod daemon_ends;
 pub mod figure;
 pub mod limits;
 pub mod load;
@@ -20,12 +22,12 @@ pub mod report_table;
 pub mod verdict;
 pub mod workload;
 
+pub use command::run;
 pub use measure_disk::{DiskPlan, DisksMeasured, measure_disks};
 pub use measure_nbd::{Contents, Endpoint, TargetMeasured, TargetPlan, connect, measure_target};
 pub use report::{Facts, Measured, Report};
 
 use crate::base::units::ByteLen;
-use crate::nbd::uri::Uri;
 use crate::reactor::Core;
 use figure::Figures;
 use limits::{Link, link_towards};
@@ -35,8 +37,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use workload::Workload;
 
-/// The name of the export in memory that exists only during a benchmark. No volume can have it: names begin with
-/// a letter or a digit.
+/// The name of the export in memory that exists only during a benchmark. No volume can have it: the command line
+/// takes no name that begins with a point.
 pub const NETWORK_EXPORT: &str = ".drystone-bench";
 
 /// The length of the shortest run.
@@ -66,8 +68,8 @@ pub struct Ends {
 /// How long, and with how much.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// All runs together take about this long; filling scratch areas comes on top.
-    pub time: Duration,
+    /// The length of one run: one workload on one layer. Filling scratch areas comes on top.
+    pub run: Duration,
     pub connections: usize,
     /// Bytes that are read and, in scratch areas, written.
     pub region: ByteLen,
@@ -75,38 +77,43 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Plan {
-        Plan { time: Duration::from_secs(30), connections: 4, region: ByteLen(1 << 30) }
+        Plan { run: Duration::from_secs(1), connections: 4, region: ByteLen(1 << 30) }
     }
 }
 
 impl Plan {
-    /// The length of one run, so that all of them fit into the time.
-    fn run(&self, ends: &Ends) -> Duration {
+    /// So long for each layer, shared by its workloads.
+    pub fn per_layer(time: Duration) -> Plan {
+        let workloads = u32::try_from(Workload::ALL.len()).expect("six");
+        Plan { run: (time / workloads).max(RUN_MIN), ..Plan::default() }
+    }
+
+    /// So long for everything there is, for short demonstrations.
+    pub fn in_all(time: Duration, ends: &Ends) -> Plan {
         let drives = ends.drives.len();
-        let subjects = drives
+        let layers = drives
             + usize::from(drives > 1)
             + usize::from(ends.network.is_some())
             + usize::from(ends.volume.is_some() || ends.scratch.is_some());
-        let runs = u32::try_from(subjects * Workload::ALL.len()).unwrap_or(u32::MAX);
-        (self.time / runs.max(1)).max(RUN_MIN)
+        Plan::per_layer(time / u32::try_from(layers.max(1)).unwrap_or(u32::MAX))
     }
 }
 
 /// Measures everything that is there.
-pub async fn run(core: &Core, ends: &Ends, plan: &Plan) -> Report {
+pub async fn measure(core: &Core, ends: &Ends, plan: &Plan) -> Report {
     let began_ns = core.wall_ns();
-    let run = plan.run(ends);
+    let run = plan.run;
     let disks = measure_disks(core, &ends.drives, DiskPlan { run, scratch: plan.region }).await;
     let mut notes = Vec::new();
     let (network, _) = match &ends.network {
         None => (Figures::not_measured("the server has no export in memory to measure it with"), None),
-        Some(end) => measure_export(core, end, Contents::Memory, run, ends, plan).await,
+        Some(end) => measure_export(core, end, Contents::Memory, ends, plan).await,
     };
     let (end_to_end, used) = match (&ends.scratch, &ends.volume) {
-        (Some(end), _) => measure_export(core, end, Contents::Scratch, run, ends, plan).await,
+        (Some(end), _) => measure_export(core, end, Contents::Scratch, ends, plan).await,
         (None, Some(end)) => {
             notes.extend(note_unwritten(core, end, plan.region).await);
-            measure_export(core, end, Contents::Precious, run, ends, plan).await
+            measure_export(core, end, Contents::Precious, ends, plan).await
         }
         (None, None) => (Figures::not_measured("no volume was named"), None),
     };
@@ -125,21 +132,6 @@ pub async fn run(core: &Core, ends: &Ends, plan: &Plan) -> Report {
     Report::new(Measured { drives, together, network, end_to_end, link, copies, facts, notes })
 }
 
-/// Measures an export of any NBD server: reads only, and the network too where the server offers it for that.
-pub async fn run_remote(core: &Core, text: &str, uri: &Uri, plan: &Plan) -> std::io::Result<Report> {
-    let address = uri.place.resolve()?;
-    let volume = Endpoint { address: address.clone(), export: uri.export.clone() };
-    let network = Endpoint { address, export: NETWORK_EXPORT.to_owned() };
-    let offered = connect(core, &network, 1).await.is_ok();
-    let ends = Ends {
-        target: text.to_owned(),
-        volume: Some(volume),
-        network: offered.then_some(network),
-        ..Ends::default()
-    };
-    Ok(run(core, &ends, plan).await)
-}
-
 /// What of an export was used.
 #[derive(Clone, Copy)]
 struct Used {
@@ -151,7 +143,6 @@ async fn measure_export(
     core: &Core,
     end: &Endpoint,
     contents: Contents,
-    run: Duration,
     ends: &Ends,
     plan: &Plan,
 ) -> (Figures, Option<Used>) {
@@ -159,7 +150,7 @@ async fn measure_export(
         Ok(clients) => clients,
         Err(error) => return (failed(&error.to_string()), None),
     };
-    let target = TargetPlan { run, region: plan.region, contents, server: ends.server };
+    let target = TargetPlan { run: plan.run, region: plan.region, contents, server: ends.server };
     let measured = measure_target(core, &clients, target).await;
     let used = Used { connections: clients.len(), bytes: measured.used };
     for client in clients {

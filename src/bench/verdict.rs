@@ -131,10 +131,15 @@ pub fn judge(rates: &Rates) -> (Option<f64>, Bottleneck) {
 
 /// Splits the median request at depth 1 between the layers; None where a layer is not known.
 pub fn split(got: &Figure, drives_p50_ns: Option<u64>, network_p50_ns: Option<u64>) -> Option<Bottleneck> {
-    let (got, network_ns) = (got.p50_ns?, network_p50_ns?);
-    let network_ns = network_ns.min(got);
-    let drives_ns = drives_p50_ns?.min(got - network_ns);
-    Some(Bottleneck::Waiting { drives_ns, network_ns, rest_ns: got - network_ns - drives_ns })
+    let (got, network_ns, drives_ns) = (got.p50_ns?, network_p50_ns?, drives_p50_ns?);
+    let sum = network_ns.saturating_add(drives_ns);
+    if sum <= got {
+        return Some(Bottleneck::Waiting { drives_ns, network_ns, rest_ns: got - sum });
+    }
+    // The layers were slower alone (the machine had other things to do): only their proportion is known.
+    let part = u128::from(got) * u128::from(network_ns) / u128::from(sum);
+    let network_ns = u64::try_from(part).expect("a part of a u64");
+    Some(Bottleneck::Waiting { drives_ns: got - network_ns, network_ns, rest_ns: 0 })
 }
 
 /// The layers of one measurement.
@@ -354,8 +359,8 @@ mod tests {
             Bottleneck::Waiting { drives_ns: 10_900_000, network_ns: 200_000, rest_ns: 100_000 }
         );
         assert!(bottleneck.sentence().starts_with("waiting: drives 10.9 ms of 11.2 ms"), "{bottleneck:?}");
-        let over = split(&median(100), Some(300), Some(70)).unwrap();
-        assert_eq!(over, Bottleneck::Waiting { drives_ns: 30, network_ns: 70, rest_ns: 0 });
+        let over = split(&median(100), Some(300), Some(100)).unwrap();
+        assert_eq!(over, Bottleneck::Waiting { drives_ns: 75, network_ns: 25, rest_ns: 0 });
         assert_eq!(split(&median(5), None, Some(1)), None);
     }
 
