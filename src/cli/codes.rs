@@ -29,6 +29,12 @@ pub const CODES: &[Code] = &[
         "Daemon and command are of different versions: restart the daemon after an update.",
     ),
     code(
+        "BAD_ADDRESS",
+        "The address of an NBD server cannot be used or leads nowhere.",
+        "Write it as nbd://HOST/VOLUME or nbd+unix:///VOLUME?socket=PATH.",
+    ),
+    code("BENCH_STOPPED", "The measurement was stopped before its end.", "Its scratch volume was removed."),
+    code(
         "CONTROL_GARBAGE",
         "A request on the control socket was not one JSON object a line of this protocol.",
         "Use this program's own commands, or fix the script that writes to the socket.",
@@ -117,11 +123,17 @@ pub const CODES: &[Code] = &[
         "Type the name, or give --yes.",
     ),
     code("NOT_IN_THIS_BUILD", "This build of the program leaves the command out.", "Use a full build."),
+    code("NOT_SERVING", "The daemon listens on no address for NBD.", "Start it with --nbd ADDRESS."),
     code("NO_CODE", "There is no such code.", "`drystone explain` lists all codes."),
     code(
         "NO_VOLUME",
         "There is no volume of that name in any open pool.",
         "`drystone volume list` shows them.",
+    ),
+    code(
+        "ONE_AT_A_TIME",
+        "One volume or address is measured at a time.",
+        "Measure them one after the other.",
     ),
     code(
         "ONE_MACHINE",
