@@ -8,7 +8,6 @@
 
 repository=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 DRYSTONE=${DRYSTONE:-${CARGO_TARGET_DIR:-$repository/target}/debug/drystone}
-PATH=$PATH:/usr/sbin:/sbin
 dir=$(mktemp -d "${TMPDIR:-/tmp}/drystone-test.XXXXXX")
 port='' server='' at_exit=()
 
@@ -73,8 +72,8 @@ stop_server() { # SIGTERM; it must drain and end with status 0 within 20 s
 # shellcheck disable=SC2317 # called by the trap
 tear_down() {
     local i
-    set +e
     trap '' INT TERM
+    set +e
     [ -z "$server" ] || { kill -9 "$server"; wait "$server"; } 2>/dev/null
     for ((i = ${#at_exit[@]} - 1; i >= 0; i--)); do eval "${at_exit[i]}" &>/dev/null; done
     rm -rf --one-file-system "$dir"

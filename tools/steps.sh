@@ -3,6 +3,7 @@
 # A step is a command or function; 0 passes, 77 skips (its last line of output says why), anything else fails.
 # A step that ends with a line `N passed, N failed, N skipped` adds those numbers instead of one.
 
+PATH=$PATH:/usr/sbin:/sbin
 passed=0 failed=0 skipped=0 matched=0 bad_steps=()
 steps_dir=$(mktemp -d "${TMPDIR:-/tmp}/drystone-steps.XXXXXX")
 steps_log=$steps_dir/log
