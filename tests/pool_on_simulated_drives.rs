@@ -62,8 +62,13 @@ impl Rig {
     }
 
     fn volume(&self, head: &Process, pool: Pool, name: &str, size: u64, copies: u8) -> (Pool, Handle) {
-        let plan =
-            VolumePlan { name: name.into(), size: ByteLen(size), copies: Some(copies), unit: None, checksums: true };
+        let plan = VolumePlan {
+            name: name.into(),
+            size: ByteLen(size),
+            copies: Some(copies),
+            unit: None,
+            checksums: true,
+        };
         let core = head.core(0).clone();
         self.on(head, async move {
             let volume = pool.create_volume(&core, &plan).await.expect("volume");
