@@ -89,7 +89,7 @@ impl UringDriver {
                 settle::finished(result)
             }
             Work::Accept { socket } => self.accepted(key, socket, result),
-            Work::Connect(connecting) => self.connected(connecting, result),
+            Work::Connect(connecting) => self.connected(*connecting, result),
             Work::Receive(receiving) => settle::receive(receiving, result),
             Work::Send(sending) => settle::send(sending, result),
             Work::Idle | Work::Offloaded { .. } => unreachable!("such work has no entry in the ring"),
@@ -128,8 +128,8 @@ impl UringDriver {
         Step::Done(Done::Accepted(accepted))
     }
 
-    fn connected(&mut self, connecting: Box<Connecting>, result: Result<usize, Errno>) -> Step {
-        let Connecting { socket, tcp, .. } = *connecting;
+    fn connected(&mut self, connecting: Connecting, result: Result<usize, Errno>) -> Step {
+        let Connecting { socket, tcp, .. } = connecting;
         let shared = Arc::clone(&self.shared);
         let connected = result.and_then(|_| shared.insert(sockets::connected(socket, tcp)).map(SocketId));
         Step::Done(Done::Socket(connected))

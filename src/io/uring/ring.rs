@@ -10,6 +10,9 @@ use nix::errno::Errno;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+/// The pause before entries that the kernel had no room for are offered again.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(1);
+
 /// The result of one entry.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ended {
@@ -64,6 +67,12 @@ impl Ring {
     /// Hands the queue to the kernel and waits for a result, until `timeout` has passed. May return early.
     /// `idle` keeps the wait out of the machine's I/O wait figures.
     pub fn wait(&mut self, timeout: Option<Duration>, idle: bool) {
+        self.refill();
+        // What the kernel could not take yet is offered again soon, and not after something else happens.
+        let timeout = match (timeout, self.backlog.is_empty()) {
+            (timeout, true) => timeout,
+            (timeout, false) => Some(timeout.map_or(BACKLOG_PAUSE, |timeout| timeout.min(BACKLOG_PAUSE))),
+        };
         // ETIME and EINTR are ordinary ends of a wait; after the others the caller's next turn tries again.
         let _ = self.enter(1, timeout, idle);
         self.refill();
