@@ -22,7 +22,8 @@ impl UringDriver {
         };
         let entry = entry(slot, target, self.arena).user_data(u64::from(key));
         // SAFETY: the entry points into the boxed slot and to buffers that the slot owns; neither is moved,
-        // changed or freed before `look_at_results` has seen the entry's result, also when the driver is dropped.
+        // changed or freed before `look_at_results` has seen the entry's result, also when the driver is
+        // dropped.
         unsafe { self.ring.push(entry) }
     }
 
