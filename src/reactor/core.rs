@@ -10,7 +10,7 @@ use super::op::{OpFuture, Ops};
 use super::timers::{Sleep, Timers};
 use crate::base::prng::Prng;
 use crate::io::buf::BufPool;
-use crate::io::driver::{Completion, Driver, Op, Unpark};
+use crate::io::driver::{Completion, Done, Driver, Op, Unpark};
 use crate::io::time::Instant;
 use crossbeam::queue::SegQueue;
 use slab::Slab;
@@ -278,10 +278,22 @@ impl Core {
         let any = !completions.is_empty();
         for completion in completions.drain(..) {
             let unclaimed = self.inner.ops.borrow_mut().complete(completion);
-            drop(unclaimed);
+            if let Some(done) = unclaimed {
+                self.close_unclaimed(&done);
+            }
         }
         *self.inner.completions.borrow_mut() = completions;
         any
+    }
+
+    /// What was opened for a future that was dropped meanwhile is closed again.
+    fn close_unclaimed(&self, done: &Done) {
+        match done {
+            Done::Opened(Ok(opened)) => self.submit_detached(Op::Close { file: opened.file }),
+            Done::Socket(Ok(socket)) => self.submit_detached(Op::CloseSocket { socket: *socket }),
+            Done::Accepted(Ok(accepted)) => self.submit_detached(Op::CloseSocket { socket: accepted.socket }),
+            _ => {}
+        }
     }
 
     fn fire_timers(&self) -> bool {
