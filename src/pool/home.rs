@@ -260,6 +260,21 @@ impl Home {
     }
 }
 
+/// Gives up members that became smaller than they were: what lay behind their end is gone, and a file would take
+/// writes there as if nothing had happened.
+async fn notice_shrunk(pool: &Shared, core: &Core) {
+    for member in pool.members.values().filter(|m| m.is_in_sync()) {
+        let Some(disk) = &member.disk else { continue };
+        let reason = match disk.size(core).await {
+            Ok(size) if size >= member.layout.size => continue,
+            Ok(size) => format!("it was cut to {} bytes of {}", size.0, member.layout.size.0),
+            Err(errno) => format!("it does not answer: {}", errno.desc()),
+        };
+        // When this cannot be committed, every write that needs the majority says so.
+        let _ = pool.member_failed(member.id, reason).await;
+    }
+}
+
 /// Makes every member in sync remember the regions being written as missed by some other copy.
 pub async fn remember_missed(pool: &Shared, core: &Core) {
     for member in pool.members.values().filter(|m| m.is_in_sync()) {
@@ -388,6 +403,7 @@ pub async fn cleaner(core: Core, pool: Arc<Shared>) {
             let _ = clean(&pool, &core, pressed).await;
         }
         pool.cleaned.wake_all();
+        notice_shrunk(&pool, &core).await;
         let wanted = pool.clean_wanted.ticket();
         if !pool.clean_now.load(Ordering::Acquire) {
             futures_util::future::select(wanted, core.sleep(CLEAN_EVERY)).await;

@@ -12,13 +12,15 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// The volume of this name. The empty name is the only volume, if there is exactly one.
+    /// The volume of this name. The empty name is the only volume, if there is exactly one; reserved names, which
+    /// begin with a point, do not count.
     pub fn find(&self, name: &str) -> Option<Arc<Volume>> {
         let table = self.table.load();
-        match name {
-            "" if table.len() == 1 => table.values().next().cloned(),
-            name => table.get(name).cloned(),
+        if !name.is_empty() {
+            return table.get(name).cloned();
         }
+        let mut volumes = table.values().filter(|v| !v.name().starts_with('.'));
+        volumes.next().filter(|_| volumes.next().is_none()).cloned()
     }
 
     /// All volumes, by name.
