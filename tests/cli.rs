@@ -5,11 +5,14 @@
 use drystone::control::api::*;
 use drystone::control::codec::{self, LineBuffer};
 use drystone::control::presence::{Role, StateLock};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
+
+/// What the daemon says to a request.
+type Answer = fn(&Request) -> Reply;
 
 /// A folder with a state folder, a place for a socket, and disks.
 struct Place {
@@ -48,7 +51,7 @@ impl Place {
     }
 
     /// Starts a daemon that answers every request with what `answer` gives.
-    fn daemon(&self, answer: fn(&Request) -> Reply) -> Arc<Mutex<Vec<Request>>> {
+    fn daemon(&self, answer: Answer) -> Arc<Mutex<Vec<Request>>> {
         let listener = UnixListener::bind(self.path("socket")).unwrap();
         let asked: Arc<Mutex<Vec<Request>>> = Arc::default();
         let log = asked.clone();
@@ -486,6 +489,53 @@ fn nothing_is_destroyed_without_an_answer() {
     assert!(asked.lock().unwrap().iter().all(Request::is_read_only), "{asked:?}");
 }
 
+fn scrubbing(request: &Request) -> Reply {
+    let mut pool = pool(PoolState::Safe, DriveState::Active);
+    pool.work = vec![WorkReport {
+        kind: WorkKind::Scrub,
+        done_bytes: 5_000_000_000,
+        total_bytes: 20_000_000_000,
+        bytes_per_second: 100_000_000,
+    }];
+    answer_with(pool, request)
+}
+
+#[test]
+fn an_interrupted_wait_is_exit_5_and_says_that_the_work_goes_on() {
+    let place = Place::new();
+    place.daemon(scrubbing);
+    let mut child = place
+        .command(&["pool", "scrub", "--wait"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut talk = BufReader::new(child.stderr.take().unwrap());
+    let mut first = String::new();
+    talk.read_line(&mut first).unwrap();
+    assert_eq!(first, "scrub 25 % of 20.0 GB, 3 min left\n");
+    let child_id = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(child_id, nix::sys::signal::Signal::SIGINT).unwrap();
+    let mut rest = String::new();
+    talk.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(5));
+    assert!(rest.contains("[INTERRUPTED]: the scrub goes on"), "{rest}");
+}
+
+#[test]
+fn a_scrub_that_is_waited_for_tells_how_it_ended() {
+    let place = Place::new();
+    place.daemon(|request| {
+        let mut pool = pool(PoolState::Safe, DriveState::Active);
+        let (checked_bytes, ended_unix_ns) = (20_000_000_000, 1_763_164_800_000_000_000);
+        pool.last_scrub =
+            Some(ScrubReport { ended_unix_ns, checked_bytes, repaired_blocks: 2, lost_blocks: 0 });
+        answer_with(pool, request)
+    });
+    let ran = place.run(&["pool", "scrub", "--wait"]);
+    assert_eq!((ran.code, ran.out.as_str()), (0, "last 2025-11-15, 20.0 GB checked, 2 blocks repaired\n"));
+}
+
 #[test]
 fn a_daemons_refusal_is_exit_3_with_its_words() {
     let place = Place::new();
@@ -526,7 +576,7 @@ fn every_reading_command_has_a_schema() {
 
 #[test]
 fn check_speaks_the_language_of_monitoring() {
-    let cases: [(fn(&Request) -> Reply, i32, &str); 3] =
+    let cases: [(Answer, i32, &str); 3] =
         [(well, 0, "DRYSTONE OK - "), (ailing, 1, "DRYSTONE WARNING - "), (dead, 2, "DRYSTONE CRITICAL - ")];
     for (answer, code, words) in cases {
         let place = Place::new();
