@@ -256,9 +256,9 @@ impl Client {
 
     /// That the connection is in step: a FLUSH is answered.
     pub fn expect_alive(&mut self) {
-        self.send_request(0, FLUSH, 0xa11_fe, 0, 0);
+        self.send_request(0, FLUSH, 0xa11fe, 0, 0);
         let answer = self.answer();
-        assert_eq!((answer.cookie, answer.error), (0xa11_fe, 0));
+        assert_eq!((answer.cookie, answer.error), (0xa11fe, 0));
     }
 
     /// The next complete answer.

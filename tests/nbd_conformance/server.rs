@@ -81,7 +81,7 @@ impl Server {
 
     /// Asks the server to stop; `stopped` has what came of it.
     pub fn begin_stop(&self, grace: Duration) {
-        self.stop.send(grace).ok().expect("the first core runs");
+        self.stop.send(grace).expect("the first core runs");
     }
 
     /// Waits for the end of a server that was asked to stop.
