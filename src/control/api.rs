@@ -62,6 +62,31 @@ pub enum Request {
     Stop,
 }
 
+impl Request {
+    /// Whether the request changes nothing, so that asking again is harmless.
+    pub fn is_read_only(&self) -> bool {
+        match self {
+            Request::Status { .. }
+            | Request::PoolList
+            | Request::PoolShow { .. }
+            | Request::VolumeList { .. }
+            | Request::VolumeShow { .. }
+            | Request::DiskShow { .. } => true,
+            Request::PoolCreate(_)
+            | Request::PoolImport { .. }
+            | Request::PoolExport { .. }
+            | Request::PoolScrub { .. }
+            | Request::PoolDestroy { .. }
+            | Request::VolumeCreate(_)
+            | Request::VolumeGrow { .. }
+            | Request::VolumeRename { .. }
+            | Request::VolumeDestroy { .. }
+            | Request::BenchBegin { .. }
+            | Request::Stop => false,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct PoolCreate {
     pub name: String,
@@ -109,6 +134,25 @@ pub struct Failure {
     pub details: Vec<String>,
 }
 
+impl Failure {
+    /// Refused for safety, with nothing written: exit 3.
+    pub fn refused(code: &str, message: impl Into<String>) -> Failure {
+        let nothing = "Nothing was written.".to_owned();
+        Failure { refused: true, code: code.to_owned(), message: message.into(), details: vec![nothing] }
+    }
+
+    /// Tried and failed: exit 1.
+    pub fn failed(code: &str, message: impl Into<String>) -> Failure {
+        Failure { refused: false, code: code.to_owned(), message: message.into(), details: Vec::new() }
+    }
+
+    /// Adds a line: a fact or the next command.
+    pub fn with(mut self, detail: impl Into<String>) -> Failure {
+        self.details.push(detail.into());
+        self
+    }
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct StatusReport {
     pub pools: Vec<PoolReport>,
@@ -150,7 +194,8 @@ pub struct PoolReport {
     pub single_copy_bytes: u64,
     /// Allocated bytes with no readable copy.
     pub unavailable_bytes: u64,
-    /// Free bytes (per copy) needed to heal after losing the largest drive, and what is there.
+    /// Volume bytes that must stay free to heal after losing the largest drive, to be compared with `free_bytes`
+    /// of the pool's default copies; and whether that much is there on the right drives.
     pub heal_needed_bytes: u64,
     pub heal_possible: bool,
     pub drives: Vec<DriveReport>,
@@ -159,6 +204,41 @@ pub struct PoolReport {
     pub votes_present: u32,
     pub votes_total: u32,
     pub epoch: u64,
+    /// What is being done in the background.
+    #[serde(default)]
+    pub work: Vec<WorkReport>,
+    /// The last scrub that went through to its end.
+    #[serde(default)]
+    pub last_scrub: Option<ScrubReport>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkKind {
+    /// Bringing copies that missed writes up to date.
+    Resync,
+    /// Making new copies in free space.
+    Rebuild,
+    Scrub,
+}
+
+/// Background work that is going on; a rate of zero means that it is not known yet.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct WorkReport {
+    pub kind: WorkKind,
+    pub done_bytes: u64,
+    pub total_bytes: u64,
+    pub bytes_per_second: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct ScrubReport {
+    /// When it ended, nanoseconds since 1970 (UTC).
+    pub ended_unix_ns: u64,
+    pub checked_bytes: u64,
+    /// Blocks of a copy that were wrong and were rewritten, and those with no good copy left.
+    pub repaired_blocks: u64,
+    pub lost_blocks: u64,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 //! Rank 4. A `Disk` is shared by all cores; each issues its operations on its own ring. What a drive *holds*
 //! (file systems, partitions) is `inspect`; what it *is* (by-id name, serial) is `identify`.
 
+pub mod inspect;
 mod rounds;
 
 pub use rounds::Rounds;

@@ -6,4 +6,5 @@ pub mod client;
 pub mod conn;
 pub mod negotiation;
 pub mod transmission;
+pub mod uri;
 pub mod wire;

@@ -1,17 +1,233 @@
 //! Members made into redundant space: the pool.
 //!
-//! Rank 5.
+//! Rank 5. One way in: `Pool` (create, open, change, close) and `PoolVolume` (requests). Underneath:
+//! - bytes: `superblock`, `record`, `state_codec`, `region_block`, `dirty_log`;
+//! - decisions: `layout`, `alloc`, `redundancy`, `state`, `quorum`, `lifecycle`;
+//! - I/O: `log`, `votes`, `load`, `fragment_read`, `fragment_write`, `zero`, `flush`, `settle`, `create`, `open`,
+//!   and the `home` task that commits every change.
 
 pub mod alloc;
-pub mod cache;
+mod cache;
+pub mod create;
 pub mod dirty_log;
+pub mod error;
+mod flush;
+mod fragment_read;
+mod fragment_write;
+mod home;
 pub mod layout;
+pub mod lifecycle;
+mod load;
 pub mod log;
+pub mod member;
+pub mod open;
 pub mod quorum;
 pub mod record;
 pub mod redundancy;
 pub mod region;
 pub mod region_block;
+pub mod report;
+pub mod scrub;
+mod settle;
+pub mod shared;
 pub mod state;
 pub mod state_codec;
 pub mod superblock;
+pub mod volume;
+pub mod votes;
+mod zero;
+
+pub use create::{CreatePlan, create};
+pub use error::PoolError;
+pub use open::{OpenPlan, open};
+pub use volume::PoolVolume;
+
+use crate::base::limits::{
+    COLUMNS_MAX, COPIES_MAX, STRIPE_UNIT_DEFAULT, STRIPE_UNIT_MAX, STRIPE_UNIT_MIN, VOLUME_SIZE_MAX,
+    VOLUMES_MAX,
+};
+use crate::base::units::{ByteLen, round_up};
+use crate::disk::Disk;
+use crate::reactor::Core;
+use crate::reactor::sync::{lock, oneshot};
+use home::{HomeRequest, VolumeChange};
+use redundancy::stripe::Geometry;
+use shared::Shared;
+use state::VolumeRecord;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// An open pool, on its home core. Volumes are used from any core.
+pub struct Pool {
+    shared: Arc<Shared>,
+    witness: Option<Arc<Disk>>,
+}
+
+/// A volume to be made.
+#[derive(Clone, Debug)]
+pub struct VolumePlan {
+    pub name: String,
+    pub size: ByteLen,
+    /// None: as many as the pool promises.
+    pub copies: Option<u8>,
+    pub unit: Option<ByteLen>,
+    pub checksums: bool,
+}
+
+impl Pool {
+    pub fn uuid(&self) -> uuid::Uuid {
+        self.shared.uuid
+    }
+
+    pub fn name(&self) -> String {
+        lock(&self.shared.live).state.name.clone()
+    }
+
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The volumes, by name.
+    pub fn volumes(&self) -> BTreeMap<String, Arc<PoolVolume>> {
+        let volumes = self.shared.volumes.load();
+        volumes.values().map(|v| (v.shape.load().name.clone(), v.clone())).collect()
+    }
+
+    pub fn volume(&self, name: &str) -> Option<Arc<PoolVolume>> {
+        self.shared.volumes.load().values().find(|v| v.shape.load().name == name).cloned()
+    }
+
+    /// Makes a volume. Its space is taken from the pool as it is written.
+    pub async fn create_volume(&self, core: &Core, plan: &VolumePlan) -> Result<Arc<PoolVolume>, PoolError> {
+        create::check_name(&plan.name)?;
+        let record = self.volume_record(core, plan)?;
+        self.change(VolumeChange::Create(Box::new(record))).await?;
+        self.volume(&plan.name).ok_or(PoolError::Closing)
+    }
+
+    /// Makes a volume larger.
+    pub async fn grow_volume(&self, name: &str, size: ByteLen) -> Result<(), PoolError> {
+        let volume = self.find(name)?;
+        let size = check_size(size)?;
+        let columns = alloc::columns_for(self.members_in_sync(), volume.copies, COLUMNS_MAX);
+        check_slots(size, self.shared.extent)?;
+        self.change(VolumeChange::Grow { id: volume.id, size, columns }).await
+    }
+
+    pub async fn rename_volume(&self, name: &str, to: &str) -> Result<(), PoolError> {
+        create::check_name(to)?;
+        let volume = self.find(name)?;
+        self.change(VolumeChange::Rename { id: volume.id, name: to.to_owned() }).await
+    }
+
+    /// Destroys a volume and gives its space back. Requests under way are waited for, later ones are refused.
+    pub async fn destroy_volume(&self, name: &str) -> Result<(), PoolError> {
+        let volume = self.find(name)?;
+        volume.retire().await;
+        self.change(VolumeChange::Destroy { id: volume.id }).await
+    }
+
+    /// Flushes everything, marks the pool clean and closes its disks. The caller has stopped all requests.
+    ///
+    /// # Errors
+    /// If something could not be made durable: the pool stays marked as in use, and the next opening settles it.
+    pub async fn close(&self, core: &Core) -> Result<(), PoolError> {
+        self.shared.closing.store(true, Ordering::Release);
+        self.shared.clean_wanted.wake_all();
+        let cleaned = flush::clean(&self.shared, core, true).await;
+        let flushed = self.flush_all(core).await;
+        let result = match (cleaned, flushed) {
+            (Ok(_), Ok(())) => self.ask(|answer| HomeRequest::Close { answer }).await,
+            _ => Err(PoolError::Invalid(
+                "not everything could be flushed; the next start checks it".to_owned(),
+            )),
+        };
+        for disk in self.shared.members.values().filter_map(|m| m.disk.as_ref()) {
+            disk.close(core).await;
+        }
+        if let Some(witness) = &self.witness {
+            witness.close(core).await;
+        }
+        result
+    }
+
+    async fn flush_all(&self, core: &Core) -> Result<(), crate::block::Status> {
+        let volumes = self.shared.volumes.load_full();
+        for volume in volumes.values() {
+            volume.flush(core).await?;
+        }
+        Ok(())
+    }
+
+    fn find(&self, name: &str) -> Result<Arc<PoolVolume>, PoolError> {
+        self.volume(name).ok_or_else(|| PoolError::NoVolume(name.to_owned()))
+    }
+
+    fn members_in_sync(&self) -> usize {
+        self.shared.members.values().filter(|m| m.is_in_sync()).count()
+    }
+
+    fn volume_record(&self, core: &Core, plan: &VolumePlan) -> Result<VolumeRecord, PoolError> {
+        let copies = plan.copies.unwrap_or(lock(&self.shared.live).state.copies);
+        if !(1..=COPIES_MAX).contains(&usize::from(copies)) {
+            return Err(PoolError::Invalid(format!("a volume has 1 to {COPIES_MAX} copies")));
+        }
+        let members = self.members_in_sync();
+        if usize::from(copies) > members {
+            let why = format!("{copies} copies need {copies} drives, and {members} can be used");
+            return Err(PoolError::Invalid(why));
+        }
+        let unit = plan.unit.unwrap_or(ByteLen(STRIPE_UNIT_DEFAULT));
+        if !unit.0.is_power_of_two() || !(STRIPE_UNIT_MIN..=STRIPE_UNIT_MAX).contains(&unit.0) {
+            return Err(PoolError::Invalid("the stripe unit is a power of two from 4KiB to 1MiB".to_owned()));
+        }
+        if self.shared.volumes.load().len() >= VOLUMES_MAX {
+            return Err(PoolError::Invalid(format!("a pool has at most {VOLUMES_MAX} volumes")));
+        }
+        let size = check_size(plan.size)?;
+        check_slots(size, self.shared.extent)?;
+        let (extent, region) = (self.shared.extent, self.shared.region);
+        let mut geometry = Geometry { extent, region, unit, segments: Vec::new() };
+        geometry.cover(size, alloc::columns_for(members, copies, COLUMNS_MAX));
+        Ok(VolumeRecord {
+            uuid: core.with_prng(crate::base::prng::Prng::uuid),
+            name: plan.name.clone(),
+            size,
+            copies,
+            unit,
+            checksums: plan.checksums,
+            segments: geometry.segments,
+            slots: BTreeMap::new(),
+        })
+    }
+
+    async fn change(&self, change: VolumeChange) -> Result<(), PoolError> {
+        self.ask(|answer| HomeRequest::Change { change, answer }).await
+    }
+
+    async fn ask(
+        &self,
+        request: impl FnOnce(crate::reactor::sync::Answer<Result<(), PoolError>>) -> HomeRequest,
+    ) -> Result<(), PoolError> {
+        let (answer, asked) = oneshot();
+        self.shared.home.send(request(answer)).map_err(|_| PoolError::Closing)?;
+        asked.await.unwrap_or(Err(PoolError::Closing))
+    }
+}
+
+/// Sizes are whole blocks of 4096 bytes; a request for less than a whole block more is rounded up.
+fn check_size(size: ByteLen) -> Result<ByteLen, PoolError> {
+    if size.0 == 0 || size.0 > VOLUME_SIZE_MAX {
+        return Err(PoolError::Invalid("a volume has 1 byte to 8 EiB".to_owned()));
+    }
+    Ok(ByteLen(round_up(size.0, crate::base::limits::BLOCK)))
+}
+
+fn check_slots(size: ByteLen, extent: ByteLen) -> Result<(), PoolError> {
+    if size.0.div_ceil(extent.0) >= u64::from(u32::MAX) {
+        let why = format!("a volume of this pool has at most {} extents", u32::MAX);
+        return Err(PoolError::Invalid(why));
+    }
+    Ok(())
+}

@@ -48,6 +48,8 @@ pub enum Load {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mark {
     Clear,
+    /// One writer is making it durable; others wait.
+    Underway,
     /// Durable, under this state of the membership; another member's loss asks for more marks.
     Durable {
         membership: u64,
@@ -60,7 +62,8 @@ pub struct Region {
     /// Looked at since the cache last swept.
     pub used: AtomicBool,
     state: Mutex<RegionState>,
-    pub loaded: WaitList,
+    /// Woken when `load`, `mark` or `saving` changes.
+    pub changed: WaitList,
 }
 
 /// What the lock protects.
@@ -82,6 +85,8 @@ pub struct RegionState {
     pub mark: Mark,
     /// Writes between the check of the mark and their completion.
     pub writing: u32,
+    /// Saves of the region block under way: they must end before the slot's extents may be used by another.
+    pub saving: u32,
     /// Counts completed writes, zeroes and discards: tells a cleaner that nothing happened meanwhile.
     pub changes: u64,
     pub touched: Instant,
@@ -109,10 +114,11 @@ impl Region {
             version: 0,
             mark: Mark::Clear,
             writing: 0,
+            saving: 0,
             changes: 0,
             touched: Instant::default(),
         };
-        Region { key, used: AtomicBool::new(true), state: Mutex::new(state), loaded: WaitList::default() }
+        Region { key, used: AtomicBool::new(true), state: Mutex::new(state), changed: WaitList::default() }
     }
 
     pub fn state(&self) -> MutexGuard<'_, RegionState> {

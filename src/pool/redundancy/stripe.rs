@@ -4,6 +4,7 @@
 //! covers `columns * extent` bytes, dealt out in stripe units round robin. A volume that grows gets a new segment;
 //! nothing that was placed moves.
 
+use crate::base::limits::CHUNK_MAX;
 use crate::base::units::{ByteLen, ByteOffset, SlotIndex, Span};
 
 /// A run of stripes of equal width.
@@ -76,6 +77,15 @@ impl Geometry {
         })
     }
 
+    /// The stripe that a byte belongs to: its slots, and the bytes of the volume that they hold.
+    pub fn stripe_at(&self, at: ByteOffset) -> (std::ops::Range<u32>, Span) {
+        let (first_slot, segment, within) = self.locate(at);
+        let len = u64::from(segment.columns) * self.extent.0;
+        let first = first_slot + within / len * u64::from(segment.columns);
+        let first = u32::try_from(first).expect("slots of a volume are counted in u32");
+        (first..first + segment.columns, Span::at(at.0 - within % len, len))
+    }
+
     /// The slots of the stripe that a slot belongs to.
     pub fn stripe_of(&self, slot: SlotIndex) -> std::ops::Range<u32> {
         let mut first = 0;
@@ -103,11 +113,13 @@ impl Geometry {
             (unit % columns, unit / columns * self.unit.0 + rest, self.unit.0 - rest)
         };
         let to_region_end = self.region.0 - offset % self.region.0;
+        // A payload comes in pieces that end at multiples of CHUNK_MAX: a fragment lies in one of them.
+        let to_chunk_end = CHUNK_MAX - at.0 % CHUNK_MAX;
         let slot = first_slot + stripe * columns + column;
         Fragment {
             slot: SlotIndex(u32::try_from(slot).expect("slots of a volume are counted in u32")),
             offset: ByteLen(offset),
-            len: ByteLen(longest.0.min(contiguous).min(to_region_end)),
+            len: ByteLen(longest.0.min(contiguous).min(to_region_end).min(to_chunk_end)),
             at,
         }
     }
@@ -177,6 +189,7 @@ mod tests {
         let slots: Vec<u32> = g.fragments(Span::at(0, 1 << 20)).map(|f| f.slot.0).collect();
         assert_eq!(slots, [0, 1, 2, 3, 0, 1, 2, 3]);
         assert_eq!(g.stripe_of(SlotIndex(2)), 0..4);
+        assert_eq!(g.stripe_at(ByteOffset(3_000_000)), (0..4, Span::at(0, 4 << 20)));
     }
 
     #[test]

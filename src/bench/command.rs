@@ -1,0 +1,225 @@
+//! The command `bench`: what was typed becomes ends to measure, and the report is printed.
+//!
+//! Ctrl-C and SIGTERM end the measurement early, so that a scratch volume is always taken away again.
+
+use super::daemon_ends::{self, Borrowed};
+use super::{
+    Endpoint, Ends, NETWORK_EXPORT, Plan, Report, connect, measure, report_json, report_table, write_files,
+};
+use crate::cli::args::{BenchArgs, Globals};
+use crate::control::api::Failure;
+use crate::control::refusal::not_inspected;
+use crate::disk::inspect::resolve;
+use crate::io::driver::Driver;
+use crate::io::uring::{Handles, SetupError, UringConfig, UringDriver};
+use crate::nbd::uri::{self, Uri};
+use crate::reactor::threads::{CorePlan, DriverFactory, build};
+use crate::reactor::{Core, CoreIndex};
+use futures_util::future::{Either, select};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::io::Write;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Memory of the core that makes the load, bytes.
+const ARENA: usize = 64 << 20;
+
+/// How often a signal is looked for.
+const SIGNAL_EVERY: Duration = Duration::from_millis(100);
+
+/// Measures, and prints the report.
+pub fn run(globals: &Globals, args: &BenchArgs) -> Result<(), Failure> {
+    let typed = sort(&args.targets)?;
+    let plan = Plan::per_layer(Duration::from_secs(u64::from(args.seconds)));
+    // Held until the end: dropping it gives back what the daemon lent.
+    let (mut ends, borrowed) = find_ends(globals, &typed, &plan)?;
+    let core = make_core()?;
+    let signals = hold_signals()?;
+    let report = core.run_until({
+        let core = core.clone();
+        async move {
+            find_network(&core, &mut ends).await;
+            match select(pin!(measure(&core, &ends, &plan)), pin!(interrupted(&core, &signals))).await {
+                Either::Left((report, _)) => Some(report),
+                Either::Right(_) => None,
+            }
+        }
+    });
+    core.drain();
+    let kept = borrowed.map_or(Ok(()), Borrowed::give_back);
+    let Some(report) = report else {
+        kept?;
+        return Err(Failure::failed("BENCH_STOPPED", "the measurement was stopped before its end"));
+    };
+    print(globals, &report)?;
+    if let Some(directory) = &args.out {
+        let written = write_files(&report, directory).map_err(|e| {
+            Failure::failed("SYSTEM", format!("the report cannot be written to {}: {e}", directory.display()))
+        })?;
+        let names: Vec<String> = written.iter().map(|path| path.display().to_string()).collect();
+        eprintln!("{}", names.join("  "));
+    }
+    kept
+}
+
+/// What was typed, by kind.
+#[derive(Debug, Default, PartialEq)]
+struct Typed {
+    uri: Option<(String, Uri)>,
+    volume: Option<String>,
+    disks: Vec<PathBuf>,
+}
+
+fn sort(targets: &[String]) -> Result<Typed, Failure> {
+    let mut typed = Typed::default();
+    for text in targets {
+        if text.contains("://") {
+            let uri = uri::parse(text).map_err(|error| {
+                Failure::failed("BAD_ADDRESS", format!("`{text}` cannot be used: {error}"))
+                    .with("such as nbd://stonebox/data or nbd+unix:///data?socket=/run/nbd.sock")
+            })?;
+            one_volume(typed.uri.replace((text.clone(), uri)).is_some() || typed.volume.is_some())?;
+        } else if let Some(disk) = disk(text)? {
+            typed.disks.push(disk);
+        } else {
+            one_volume(typed.volume.replace(text.clone()).is_some() || typed.uri.is_some())?;
+        }
+    }
+    Ok(typed)
+}
+
+/// A disk, where the text names one: what has no slash in it and no disk behind it is a volume.
+fn disk(text: &str) -> Result<Option<PathBuf>, Failure> {
+    match resolve(text) {
+        Ok(path) => Ok(Some(path)),
+        Err(_) if !text.contains('/') => Ok(None),
+        Err(error) => Err(not_inspected(&error)),
+    }
+}
+
+fn one_volume(second: bool) -> Result<(), Failure> {
+    match second {
+        false => Ok(()),
+        true => Err(Failure::failed("ONE_AT_A_TIME", "one volume or address is measured at a time")
+            .with("disks may be named beside it, as many as there are")),
+    }
+}
+
+fn find_ends(globals: &Globals, typed: &Typed, plan: &Plan) -> Result<(Ends, Option<Borrowed>), Failure> {
+    let mut ends = Ends { drives: typed.disks.clone(), ..Ends::default() };
+    if let Some((text, uri)) = &typed.uri {
+        let address = uri
+            .place
+            .resolve()
+            .map_err(|error| Failure::failed("BAD_ADDRESS", format!("`{text}` leads nowhere: {error}")))?;
+        ends.target = text.clone();
+        ends.volume = Some(Endpoint { address, export: uri.export.clone() });
+        return Ok((ends, None));
+    }
+    if typed.volume.is_none() && !typed.disks.is_empty() {
+        let names: Vec<String> = typed.disks.iter().map(|path| path.display().to_string()).collect();
+        ends.target = names.join(", ");
+        return Ok((ends, None));
+    }
+    let borrowed = daemon_ends::borrow(globals, typed.volume.as_deref(), plan, &mut ends)?;
+    Ok((ends, Some(borrowed)))
+}
+
+/// An address of a daemon of ours may have the export that is for this.
+async fn find_network(core: &Core, ends: &mut Ends) {
+    let Some(volume) = ends.volume.as_ref().filter(|_| ends.network.is_none()) else { return };
+    let network = Endpoint { address: volume.address.clone(), export: NETWORK_EXPORT.to_owned() };
+    if let Ok(clients) = connect(core, &network, 1).await {
+        drop(clients);
+        ends.network = Some(network);
+    }
+}
+
+fn print(globals: &Globals, report: &Report) -> Result<(), Failure> {
+    let text = match globals.json {
+        true => {
+            let json = serde_json::to_string_pretty(&report_json::render(report));
+            json.expect("a value without maps of other keys than text") + "\n"
+        }
+        false => report_table::render(report),
+    };
+    let mut out = std::io::stdout().lock();
+    // A reader that has seen enough (`| head`) is no error.
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    Ok(())
+}
+
+/// Why there is no core to make the load on.
+#[derive(Debug, thiserror::Error)]
+enum CoreError {
+    #[error("{0}")]
+    Driver(#[from] SetupError),
+    #[error("the memory for buffers cannot be had: {0}")]
+    Memory(#[from] std::io::Error),
+}
+
+fn make_core() -> Result<Core, Failure> {
+    let handles = Handles::new();
+    let factory: DriverFactory<CoreError> = Arc::new(move |buffers| {
+        let driver = UringDriver::new(UringConfig::default(), buffers, handles.clone())?;
+        Ok(Box::new(driver) as Box<dyn Driver>)
+    });
+    // Where random requests go changes from run to run; nothing else depends on it.
+    let seed = u64::from(std::process::id());
+    let plan = CorePlan { index: CoreIndex(0), cpu: None, arena: ARENA, seed };
+    build(plan, &factory).map_err(|error| match error {
+        CoreError::Driver(setup) => {
+            let failure = Failure::failed(setup.code(), setup.to_string());
+            setup.facts().into_iter().fold(failure, Failure::with)
+        }
+        CoreError::Memory(_) => Failure::failed("SYSTEM", error.to_string()),
+    })
+}
+
+fn hold_signals() -> Result<SignalFd, Failure> {
+    let mask = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+    let held = mask.thread_block();
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    held.and_then(|()| SignalFd::with_flags(&mask, flags))
+        .map_err(|errno| Failure::failed("SYSTEM", format!("signals cannot be held back: {}", errno.desc())))
+}
+
+/// Ends when a signal has come.
+async fn interrupted(core: &Core, signals: &SignalFd) {
+    while !matches!(signals.read_signal(), Ok(Some(_))) {
+        core.sleep(SIGNAL_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn typed(targets: &[&str]) -> Result<Typed, Failure> {
+        sort(&targets.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn addresses_disks_and_volumes_are_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = folder.path().join("a.img");
+        std::fs::write(&disk, [0; 4096]).unwrap();
+        let disk = disk.to_str().unwrap();
+        let sorted = typed(&["nbd://h/data", disk]).unwrap();
+        assert_eq!(sorted.uri.unwrap().1.export, "data");
+        assert_eq!(sorted.disks.len(), 1);
+        assert_eq!(typed(&["no-such-disk"]).unwrap().volume.as_deref(), Some("no-such-disk"));
+    }
+
+    #[test]
+    fn what_cannot_be_measured_is_refused_by_name() {
+        let code = |targets: &[&str]| typed(targets).unwrap_err().code;
+        assert_eq!(code(&["nbds://h/data"]), "BAD_ADDRESS");
+        assert_eq!(code(&["/no/such/disk"]), "DISK_NOT_FOUND");
+        assert_eq!(code(&["nbd://h/data", "nbd://h/other"]), "ONE_AT_A_TIME");
+        assert_eq!(code(&["nbd://h/data", "volume-x"]), "ONE_AT_A_TIME");
+    }
+}

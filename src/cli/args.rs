@@ -1,0 +1,363 @@
+//! What can be typed: the command line's grammar, and the values in it.
+
+use crate::base::limits::{COPIES_MAX, MEMORY_DEFAULT, MEMORY_MIN, NAME_MAX};
+use crate::base::size::parse_size;
+use crate::base::units::ByteLen;
+use crate::io::driver::Address;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+/// The port that IANA gave to NBD.
+pub const NBD_PORT: u16 = 10809;
+
+const STATE_DEFAULT: &str = "/var/lib/drystone";
+const CONTROL_DEFAULT: &str = "/run/drystone/control.sock";
+
+/// Mismatched drives as one redundant disk, served over NBD.
+#[derive(Parser, Debug)]
+#[command(name = "drystone", version, about, max_term_width = 110, disable_help_subcommand = true)]
+#[command(after_help = "DISK is a block device (sda, /dev/sda, a by-id name) or a regular file.\n\
+    SIZE is a number and a unit; 80GB and 80GiB mean what they say.\n\
+    Exit codes: 0 done, 1 failed, 2 usage, 3 refused and nothing written, 4 daemon not reachable,\n\
+    5 interrupted while work goes on. `check` has its own.")]
+pub struct Cli {
+    #[command(flatten)]
+    pub globals: Globals,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct Globals {
+    /// The folder with the witness and the places of known disks
+    #[arg(long, global = true, value_name = "DIR", env = "DRYSTONE_STATE", default_value = STATE_DEFAULT)]
+    pub state: PathBuf,
+    /// The daemon's control socket
+    #[arg(long, global = true, value_name = "SOCKET", env = "DRYSTONE_CONTROL", default_value = CONTROL_DEFAULT)]
+    pub control: PathBuf,
+    /// Print JSON on stdout, and never ask
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// What these drives would give; writes nothing
+    Plan(PlanArgs),
+    /// Make, find, look at and end pools
+    #[command(subcommand)]
+    Pool(PoolCommand),
+    /// Make, look at and change volumes
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// The drives of this machine
+    #[command(subcommand)]
+    Disk(DiskCommand),
+    /// Serve the volumes of all known pools, in the foreground
+    Serve(ServeArgs),
+    /// How clients reach the volumes
+    #[command(subcommand)]
+    Export(ExportCommand),
+    /// One screen: safe? what if a drive dies? what to do
+    Status(StatusArgs),
+    /// Measure disk, network and end to end, and name the bottleneck
+    Bench(BenchArgs),
+    /// One line for monitoring; exit 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
+    Check(CheckArgs),
+    /// Try everything on files in a temporary folder
+    Demo(DemoArgs),
+    /// What a code means, and what to do
+    Explain(ExplainArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct PlanArgs {
+    /// Block devices or files
+    #[arg(required = true, value_name = "DISK")]
+    pub disks: Vec<String>,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum PoolCommand {
+    /// Format disks as a pool; refuses disks that hold something
+    Create(PoolCreateArgs),
+    /// The pools that are known here
+    List,
+    /// A pool in detail
+    Show { pool: Option<String> },
+    /// Open a pool whose disks came from elsewhere
+    Import(PoolImportArgs),
+    /// Close a pool cleanly, so that its disks can go elsewhere
+    Export { pool: String },
+    /// Read every copy of everything and repair what is wrong
+    Scrub(PoolScrubArgs),
+    /// End a pool and everything in it
+    Destroy(PoolDestroyArgs),
+}
+
+/// What a pool promises to survive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Protect {
+    /// One copy
+    None,
+    /// The loss of any one drive
+    Drive,
+    /// The loss of any one machine
+    Machine,
+}
+
+#[derive(Args, Debug)]
+pub struct PoolCreateArgs {
+    #[arg(value_parser = parse_name)]
+    pub name: String,
+    #[arg(required = true, value_name = "DISK")]
+    pub disks: Vec<String>,
+    /// What volumes survive unless they ask for something else; `drive` unless given
+    #[arg(long, value_enum)]
+    pub protect: Option<Protect>,
+    /// Copies of every block, on different drives
+    #[arg(long, value_parser = parse_copies)]
+    pub copies: Option<u8>,
+    /// The unit of allocation, a power of two from 1MiB to 256MiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub extent: Option<ByteLen>,
+    /// A disk of this pool whose present content may be lost; once for each
+    #[arg(long, value_name = "DISK")]
+    pub erase: Vec<String>,
+    /// Answer the question that is asked before erasing
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct PoolImportArgs {
+    /// The disks to look at; those remembered from before if none are given
+    #[arg(value_name = "DISK")]
+    pub disks: Vec<String>,
+    /// The pool's name, where the disks hold several
+    #[arg(long)]
+    pub pool: Option<String>,
+    /// Open without a majority of the members, and record that: the others are refused for ever
+    #[arg(long)]
+    pub force: bool,
+    /// Answer the question that --force asks
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct PoolScrubArgs {
+    pub pool: Option<String>,
+    /// Come back when it has ended
+    #[arg(long)]
+    pub wait: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct PoolDestroyArgs {
+    pub pool: String,
+    /// Answer the question that is asked before
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum VolumeCommand {
+    /// Make a volume; it takes space as it is written
+    Create(VolumeCreateArgs),
+    /// All volumes
+    List {
+        #[arg(long)]
+        pool: Option<String>,
+    },
+    /// A volume in detail
+    Show { volume: String },
+    /// Make a volume larger
+    Grow {
+        volume: String,
+        /// The new size
+        #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+        size: ByteLen,
+    },
+    /// Give a volume another name
+    Rename {
+        volume: String,
+        #[arg(value_parser = parse_name)]
+        name: String,
+    },
+    /// End a volume and what is in it
+    Destroy {
+        volume: String,
+        /// Answer the question that is asked before
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct VolumeCreateArgs {
+    #[arg(value_parser = parse_name)]
+    pub name: String,
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub size: ByteLen,
+    /// May be left out when there is one pool
+    #[arg(long)]
+    pub pool: Option<String>,
+    /// Copies of every block; the pool's number unless given
+    #[arg(long, value_parser = parse_copies)]
+    pub copies: Option<u8>,
+    /// How much lies on one drive before the next one's turn
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub stripe_unit: Option<ByteLen>,
+    /// Do not keep checksums: wrong bytes of a drive are not noticed
+    #[arg(long)]
+    pub no_checksum: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum DiskCommand {
+    /// Every drive of this machine and what it holds
+    List,
+    /// A drive in detail
+    Show {
+        #[arg(value_name = "DISK")]
+        disk: String,
+    },
+    /// Where a drive is: serial number, connector, and its light
+    Locate(LocateArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct LocateArgs {
+    #[arg(value_name = "DISK")]
+    pub disk: String,
+    /// Read from it in bursts for so many seconds, so that its light blinks
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=3600))]
+    pub blink: u32,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct ServeArgs {
+    /// Where NBD clients connect: ADDRESS[:PORT] or unix:PATH; may be given more than once
+    #[arg(long, value_name = "ADDR", value_parser = parse_listen, default_value = "127.0.0.1:10809")]
+    pub nbd: Vec<Address>,
+    /// The CPUs to run on, such as 0,2-3; all that this process may use unless given
+    #[arg(long, value_name = "LIST", value_parser = parse_cores)]
+    pub cores: Option<CoreList>,
+    /// Memory for buffers and caches
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory, default_value = "512MiB")]
+    pub memory: ByteLen,
+}
+
+/// CPU numbers, ascending, each once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CoreList(pub Vec<usize>);
+
+#[derive(Subcommand, Debug)]
+pub enum ExportCommand {
+    /// Volumes and where clients find them
+    List,
+    /// One volume
+    Show {
+        volume: String,
+        /// Print the commands for the client machine
+        #[arg(long)]
+        for_client: bool,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    pub pool: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    pub pool: Option<String>,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct BenchArgs {
+    /// nbd:// addresses, volumes or disks; everything that is known unless given
+    #[arg(value_name = "URI|VOLUME|DISK")]
+    pub targets: Vec<String>,
+    /// Time for each measurement
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub seconds: u32,
+    /// Write the report into this folder
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct DemoArgs {
+    /// Leave it serving, and print how to attach
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// All codes unless given
+    pub code: Option<String>,
+}
+
+/// A pool's or volume's name: it appears in NBD addresses and shell commands, so it is plain.
+pub fn parse_name(text: &str) -> Result<String, String> {
+    let fits = !text.is_empty() && text.len() <= NAME_MAX;
+    let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    if fits && plain && !text.starts_with(['-', '.']) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "a name has 1 to {NAME_MAX} letters, digits, `-`, `_` or `.`, and starts with none of `-` and `.`"
+        ))
+    }
+}
+
+fn parse_copies(text: &str) -> Result<u8, String> {
+    let copies = text.parse::<u8>().ok().filter(|n| (1..=COPIES_MAX).contains(&usize::from(*n)));
+    copies.ok_or_else(|| format!("a number from 1 to {COPIES_MAX}"))
+}
+
+fn parse_memory(text: &str) -> Result<ByteLen, String> {
+    let size = parse_size(text).map_err(|e| e.to_string())?;
+    if size.0 < MEMORY_MIN { Err(format!("{}MiB at least", MEMORY_MIN >> 20)) } else { Ok(size) }
+}
+
+fn parse_listen(text: &str) -> Result<Address, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return if path.is_empty() {
+            Err("unix: needs a path".to_owned())
+        } else {
+            Ok(Address::Unix(path.into()))
+        };
+    }
+    let text = text.replacen("localhost", "127.0.0.1", 1);
+    let bare = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, NBD_PORT));
+    let address = text.parse::<SocketAddr>().or(bare);
+    address
+        .map(Address::Tcp)
+        .map_err(|_| "an address such as 0.0.0.0, 192.168.1.5:10809, [::]:10809 or unix:PATH".to_owned())
+}
+
+fn parse_cores(text: &str) -> Result<CoreList, String> {
+    let malformed = || format!("`{text}` is not a list of CPUs such as 0,2-3");
+    let mut cores = std::collections::BTreeSet::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let number = |n: &str| n.trim().parse::<usize>().ok().filter(|n| *n < 4096).ok_or_else(malformed);
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last {
+            return Err(malformed());
+        }
+        cores.extend(first..=last);
+    }
+    Ok(CoreList(cores.into_iter().collect()))
+}
+
+const _: () = assert!(MEMORY_DEFAULT == 512 << 20, "the default of --memory says so");
+
+#[cfg(test)]
+mod tests;

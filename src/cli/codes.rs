@@ -1,0 +1,259 @@
+//! Every code that this program prints, with what it means. A code never changes its meaning.
+//!
+//! The test below reads the source and fails when a failure is made with a code that is not here.
+
+use serde::Serialize;
+
+/// A code and its long text.
+#[derive(Serialize, Debug)]
+pub struct Code {
+    pub name: &'static str,
+    pub meaning: &'static str,
+    pub remedy: &'static str,
+}
+
+const fn code(name: &'static str, meaning: &'static str, remedy: &'static str) -> Code {
+    Code { name, meaning, remedy }
+}
+
+/// All codes, by name.
+pub const CODES: &[Code] = &[
+    code(
+        "ANSWER_TOO_LONG",
+        "The daemon's answer does not fit in one line of the control protocol (1 MiB).",
+        "Ask for one pool or volume by name.",
+    ),
+    code(
+        "ANSWER_UNEXPECTED",
+        "The daemon answered something that does not belong to the question.",
+        "Daemon and command are of different versions: restart the daemon after an update.",
+    ),
+    code(
+        "BAD_ADDRESS",
+        "The address of an NBD server cannot be used or leads nowhere.",
+        "Write it as nbd://HOST/VOLUME or nbd+unix:///VOLUME?socket=PATH.",
+    ),
+    code("BENCH_STOPPED", "The measurement was stopped before its end.", "Its scratch volume was removed."),
+    code(
+        "CONTROL_GARBAGE",
+        "A request on the control socket was not one JSON object a line of this protocol.",
+        "Use this program's own commands, or fix the script that writes to the socket.",
+    ),
+    code(
+        "COPIES_CONTRADICT",
+        "--protect and --copies ask for different things: `none` is one copy, `drive` two or more.",
+        "Give one of the two flags.",
+    ),
+    code(
+        "DAEMON_DEAF",
+        "A drystone process holds the state folder, but nobody listens on the control socket. Working beside it \
+         would damage pools, so nothing was done.",
+        "If the daemon uses another socket, give it with --control. If it hangs, end it by the number shown.",
+    ),
+    code(
+        "DAEMON_LOST",
+        "The daemon ended the connection while it executed a change. Whether the change was made is not known.",
+        "Look with `drystone status`; the change was made as a whole or not at all.",
+    ),
+    code(
+        "DAEMON_UNREACHABLE",
+        "The control socket is there, but the daemon gave no answer in time, or this user may not connect.",
+        "Use sudo, or join the group of the socket; if the daemon hangs, restart it.",
+    ),
+    code(
+        "DISK_HAS_DATA",
+        "The disk is not empty: a file system, a partition table or other data was found on it.",
+        "If the content may be lost, name the disk with --erase. Look at it first: `drystone disk show DISK`.",
+    ),
+    code(
+        "DISK_IN_USE",
+        "The disk is in use or cannot be examined: mounted, swap, the system's own, part of another device, \
+         read-only, open elsewhere, or unreadable for this user. No flag overrides that.",
+        "Unmount it or end what uses it, run as root, or choose another disk.",
+    ),
+    code(
+        "DISK_IS_MEMBER",
+        "The disk carries a drystone superblock: it belongs to a pool, here or on another machine.",
+        "`drystone pool import` opens that pool; `drystone pool destroy` frees all its disks.",
+    ),
+    code(
+        "DISK_NOT_FOUND",
+        "There is no block device or file of that name.",
+        "`drystone disk list` shows what there is.",
+    ),
+    code(
+        "DISK_TOO_SMALL",
+        "The disk is too small to hold a pool's own records and a useful number of extents.",
+        "Take a larger one.",
+    ),
+    code(
+        "DISK_UNREADABLE",
+        "Reading the disk failed.",
+        "Check its cable, and `dmesg` for what the kernel says.",
+    ),
+    code(
+        "ERASE_UNNAMED",
+        "--erase names a disk that is not among the disks of the pool. It permits, it does not add.",
+        "Name the disk in both places, or correct the name.",
+    ),
+    code(
+        "FILES_UNREGISTERED",
+        "The kernel did not take files into io_uring's table. Everything works, a little slower.",
+        "Raise the limit on open files (LimitNOFILE= in the unit, `ulimit -n`).",
+    ),
+    code(
+        "INTERRUPTED",
+        "The command was interrupted; what it had started goes on in the daemon.",
+        "`drystone status` shows how far it is.",
+    ),
+    code("KERNEL_TOO_OLD", "This Linux lacks something that the program needs.", "Use Linux 6.1 or newer."),
+    code(
+        "MEMLOCK_LOW",
+        "The limit on locked memory is below the buffers' size. Everything works, a little slower.",
+        "The packaged unit sets LimitMEMLOCK=infinity; by hand: `ulimit -l unlimited` as root.",
+    ),
+    code(
+        "NOT_A_DISK",
+        "The name is of something else than a block device or a regular file.",
+        "Choose a disk or a file.",
+    ),
+    code(
+        "NOT_CONFIRMED",
+        "The question before a loss was not answered with the name, or nobody was there to answer it.",
+        "Type the name, or give --yes.",
+    ),
+    code("NOT_IN_THIS_BUILD", "This build of the program leaves the command out.", "Use a full build."),
+    code("NOT_SERVING", "The daemon listens on no address for NBD.", "Start it with --nbd ADDRESS."),
+    code("NO_CODE", "There is no such code.", "`drystone explain` lists all codes."),
+    code(
+        "NO_VOLUME",
+        "There is no volume of that name in any open pool.",
+        "`drystone volume list` shows them.",
+    ),
+    code(
+        "ONE_AT_A_TIME",
+        "One volume or address is measured at a time.",
+        "Measure them one after the other.",
+    ),
+    code(
+        "ONE_MACHINE",
+        "--protect machine needs copies on two machines; this version knows the drives of one.",
+        "Use --protect drive.",
+    ),
+    code(
+        "SAME_DISK",
+        "Two of the disks are the same drive: named twice, a drive and its partition, or two partitions of it.",
+        "Name each drive once.",
+    ),
+    code(
+        "STATE_IN_USE",
+        "Another drystone process works with this state folder; two would damage pools.",
+        "Wait until it ends, or use its control socket (--control).",
+    ),
+    code(
+        "STATE_UNUSABLE",
+        "The state folder cannot be made or written by this user.",
+        "Run as root, or name a folder of your own with --state.",
+    ),
+    code(
+        "STILL_WORKING",
+        "The daemon has not finished the change yet; it goes on without this command.",
+        "`drystone status` shows how far it is.",
+    ),
+    code("SYSTEM", "The operating system refused something ordinary.", "The message has its words."),
+    code(
+        "TOOL_FAILED",
+        "lsblk or wipefs could not say what a disk holds, so it is not touched.",
+        "Run the tool by hand to see why; often the drive does not answer, or root is needed.",
+    ),
+    code(
+        "TOOL_MISSING",
+        "lsblk or wipefs is not installed; without them nothing is known about a disk, so it is not touched.",
+        "apt install util-linux",
+    ),
+    code(
+        "TOO_FEW_DISKS",
+        "Every copy must be on another drive, and there are fewer drives than copies.",
+        "Add drives, or ask for fewer copies (--protect none is one).",
+    ),
+    code("TOO_MANY_DISKS", "A pool has a limited number of drives.", "Make two pools."),
+    code(
+        "URING_BLOCKED",
+        "The kernel refuses io_uring: by the sysctl kernel.io_uring_disabled, or by a container's seccomp profile.",
+        "sudo sysctl kernel.io_uring_disabled=0, or run on the host.",
+    ),
+    code(
+        "URING_FAILED",
+        "io_uring could not be started; the message has the kernel's words.",
+        "Raise the limits on open files and locked memory.",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    /// Literals that look like codes, where failures are made.
+    fn codes_in(text: &str) -> BTreeSet<String> {
+        let places =
+            ["Failure::refused(", "Failure::failed(", "failed(\"", "refused(\"", "code: \"", "=> \""];
+        let mut found = BTreeSet::new();
+        for place in places {
+            for (at, _) in text.match_indices(place) {
+                let rest = text[at + place.trim_end_matches('"').len()..].trim_start();
+                let Some(rest) = rest.strip_prefix('"') else { continue };
+                let word: String = rest.chars().take_while(|c| *c != '"').collect();
+                let plain = word.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+                // In a match arm a word in capitals may be anything; with an underscore it is a code.
+                if word.len() > 3 && plain && (place != "=> \"" || word.contains('_')) {
+                    found.insert(word);
+                }
+            }
+        }
+        found
+    }
+
+    fn sources(folder: &Path, texts: &mut Vec<(String, String)>) {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            if path.is_dir() {
+                sources(&path, texts);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                texts.push((path.display().to_string(), std::fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+
+    #[test]
+    fn every_code_that_is_printed_is_explained() {
+        let mut texts = Vec::new();
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut texts);
+        let mut used = BTreeSet::new();
+        for (file, text) in &texts {
+            let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+            for code in codes_in(product) {
+                assert!(CODES.iter().any(|c| c.name == code), "{code} in {file} is not explained");
+                used.insert(code);
+            }
+        }
+        assert!(
+            used.contains("DISK_HAS_DATA") && used.contains("DAEMON_DEAF"),
+            "the search finds codes: {used:?}"
+        );
+    }
+
+    #[test]
+    fn the_search_finds_codes_in_all_their_forms() {
+        let text = r#"Failure::refused("A_CODE", x); Failure::failed(
+            "B_CODE", y); let f = failed("C_CODE"); Failure { code: "D_CODE".into() }; failed("no code"); X => "E_CODE", Y => "BIG""#;
+        let found: Vec<_> = codes_in(text).into_iter().collect();
+        assert_eq!(found, ["A_CODE", "B_CODE", "C_CODE", "D_CODE", "E_CODE"]);
+    }
+
+    #[test]
+    fn codes_are_sorted_and_unique() {
+        assert!(CODES.windows(2).all(|pair| pair[0].name < pair[1].name));
+    }
+}

@@ -1,0 +1,100 @@
+//! The figures that the design promises, and the words for them.
+
+use super::*;
+use crate::disk::inspect::Holding;
+use crate::io::driver::FileKind;
+
+const GB: u64 = 1_000_000_000;
+
+fn drive(kernel: &str, size: u64) -> Drive {
+    Drive {
+        name: kernel.to_owned(),
+        kernel: Some(kernel.to_owned()),
+        path: format!("/dev/{kernel}").into(),
+        kind: FileKind::BlockDevice,
+        size: ByteLen(size),
+        rotational: true,
+        model: None,
+        serial: None,
+        wwn: None,
+        part_of: None,
+        holdings: vec![],
+    }
+}
+
+/// What the drives give is the promised figure, less what the pool keeps for itself (below 1 %).
+fn close(actual: u64, promised: u64) -> bool {
+    actual <= promised && actual > promised / 1000 * 990
+}
+
+#[test]
+fn two_drives_give_what_the_smaller_one_has() {
+    let plan = plan(&[drive("sda", 80 * GB), drive("sdb", 500 * GB)]);
+    assert_eq!(plan.raw_bytes, 580 * GB);
+    let usable: Vec<_> = plan.layouts.iter().map(|l| l.usable_bytes).collect();
+    assert!(close(usable[0], 580 * GB) && close(usable[1], 80 * GB), "{usable:?}");
+    assert_eq!(usable[2], 0);
+    assert_eq!(plan.layouts[1].heals_up_to_bytes, 0, "nowhere to rebuild to");
+    assert!(close(plan.cannot_be_mirrored_bytes, 420 * GB));
+    assert!(close(plan.would_help.unwrap().usable_bytes, 540 * GB));
+}
+
+#[test]
+fn six_drives_heal_themselves_up_to_the_known_figure() {
+    let mut drives = vec![drive("sda", 80 * GB)];
+    drives.extend((0..5).map(|n| drive(&format!("sdb{n}"), 500 * GB)));
+    let plan = plan(&drives);
+    assert!(close(plan.layouts[1].usable_bytes, 1290 * GB), "{:?}", plan.layouts);
+    assert!(close(plan.layouts[1].heals_up_to_bytes, 1040 * GB), "{:?}", plan.layouts);
+    assert_eq!((plan.cannot_be_mirrored_bytes, plan.would_help), (0, None));
+}
+
+#[test]
+fn every_usable_byte_is_a_whole_number_of_extents() {
+    let plan = plan(&[drive("a", 81 * GB + 12_345), drive("b", 250 * GB), drive("c", 333 * GB)]);
+    assert!(
+        plan.layouts.iter().all(|l| l.usable_bytes > 0 && l.usable_bytes.is_multiple_of(plan.extent_bytes))
+    );
+}
+
+#[test]
+fn the_screen_says_what_helps_and_what_is_next() {
+    let mut second = drive("sdb", 500 * GB);
+    second.holdings = vec![Holding::Signature { kind: "ext4".into(), label: None }];
+    let text = screen(&plan(&[drive("sda", 80 * GB), second]), &["sda".into(), "/my disks/b".into()]);
+    let expected = "\
+2 drives, 580.0 GB raw. Nothing was written.
+
+DRIVE       SIZE   STATE      HOLDS
+sda      80.0 GB   free       -
+sdb     500.0 GB   has data   an ext4 file system
+
+COPIES     USABLE          BYTES   SURVIVES             HEALS ITSELF AFTER LOSING THE LARGEST
+1        ";
+    assert!(text.starts_with(expected), "{text}");
+    for line in [
+        "of sdb cannot be mirrored: the other drives have no room for it.",
+        "One more drive of 500.0 GB would raise mirrored space from 79.5 GB to 537.5 GB.",
+        "After losing a drive you would run on one copy until you replace it.",
+        "sdb holds data: `pool create` asks for --erase sdb.",
+        "next: drystone pool create NAME sda '/my disks/b' --protect drive",
+        "needs 1 more drive",
+        "no: there is nowhere to rebuild to",
+    ] {
+        assert!(text.contains(line), "{line} in\n{text}");
+    }
+}
+
+#[test]
+fn one_drive_alone_is_planned_without_protection() {
+    let text = screen(&plan(&[drive("sda", 80 * GB)]), &["sda".into()]);
+    assert!(text.contains("--protect none") && text.contains("needs 1 more drive"), "{text}");
+    assert!(text.contains("One more drive of 80.0 GB would raise mirrored space from 0 B to 79."), "{text}");
+}
+
+#[test]
+fn a_drive_that_is_too_small_is_not_counted() {
+    let plan = plan(&[drive("sda", 80 * GB), drive("tiny", 1 << 20)]);
+    assert_eq!((plan.drives[1].standing, plan.drives[1].extents), (State::TooSmall, 0));
+    assert_eq!(plan.layouts[1].usable_bytes, 0);
+}

@@ -1,0 +1,321 @@
+//! `status`: is my data safe, what if a drive dies, what should I do.
+//!
+//! The screen is a pure function of the report; nothing here asks the system.
+
+use super::args::StatusArgs;
+use super::exit::{Ended, Exit};
+use super::screen::{Paint, Tone};
+use super::session::Session;
+use super::words::{Side, bar, bytes, copies, count, duration, percent, table};
+use crate::control::api::{
+    DriveReport, DriveState, PoolReport, PoolState, StatusReport, WorkKind, WorkReport,
+};
+
+/// What is said where there is nothing to show.
+pub const NO_POOL: &str = "No pool is known here.\n\
+    what drives would give:    drystone plan DISK...\n\
+    a new pool:                drystone pool create NAME DISK...\n\
+    one that exists already:   drystone pool import DISK...";
+
+/// The width of the words before a line's text.
+const LABEL: usize = 10;
+
+pub fn run(session: &Session, args: &StatusArgs) -> Result<Exit, Ended> {
+    let report = session.status(args.pool.as_ref())?;
+    if session.screen.json {
+        session.screen.document("drystone.status/1", &report);
+    } else if report.pools.is_empty() {
+        session.screen.say(NO_POOL);
+    } else {
+        session.screen.print(&screen(&report, session.screen.paint));
+    }
+    Ok(Exit::Done)
+}
+
+/// One screen for all pools of a report.
+pub fn screen(report: &StatusReport, paint: Paint) -> String {
+    let pools: Vec<_> = report.pools.iter().map(|pool| pool_screen(pool, paint)).collect();
+    let served = match report.listening.as_slice() {
+        [] => line("hint", "no daemon is running: nothing is served.   drystone serve"),
+        addresses => line("served", &format!("NBD on {}", addresses.join(", "))),
+    };
+    format!("{}{served}", pools.join("\n"))
+}
+
+/// One pool: its state, why, space, work, what if, and what to do.
+pub fn pool_screen(pool: &PoolReport, paint: Paint) -> String {
+    let mut text = headline(pool, paint);
+    text += &why(pool);
+    text += &space_lines(pool);
+    pool.work.iter().for_each(|work| text += &work_line(work));
+    if pool.last_scrub.is_some() {
+        text += &line("scrub", &scrub_line(pool));
+    }
+    text += "\n";
+    text += &if_this_dies(pool);
+    let advice: String = [duty(pool), hints(pool)].concat();
+    if advice.is_empty() { text } else { format!("{text}\n{advice}") }
+}
+
+fn line(label: &str, text: &str) -> String {
+    format!("{label:<LABEL$}{text}\n")
+}
+
+fn more(text: &str) -> String {
+    line("", &format!("  {text}"))
+}
+
+pub fn state_word(state: PoolState) -> &'static str {
+    match state {
+        PoolState::Safe => "SAFE",
+        PoolState::AtRisk => "AT RISK",
+        PoolState::DataUnavailable => "DATA UNAVAILABLE",
+        PoolState::Unprotected => "UNPROTECTED",
+    }
+}
+
+fn tone(state: PoolState) -> Tone {
+    match state {
+        PoolState::Safe => Tone::Good,
+        PoolState::AtRisk | PoolState::Unprotected => Tone::Warning,
+        PoolState::DataUnavailable => Tone::Bad,
+    }
+}
+
+fn headline(pool: &PoolReport, paint: Paint) -> String {
+    let word = state_word(pool.state);
+    let set = format!(
+        "{}{}",
+        paint.word(tone(pool.state), word),
+        " ".repeat(LABEL.saturating_sub(word.len()).max(2))
+    );
+    line(&format!("{:<w$} ", pool.name, w = LABEL - 1), &format!("{set}{}", sentence(pool)))
+}
+
+/// What the state means, in bytes.
+fn sentence(pool: &PoolReport) -> String {
+    match pool.state {
+        PoolState::Safe if pool.allocated_bytes == 0 => {
+            format!("nothing is stored yet; every block will have {}", copies(pool.copies))
+        }
+        PoolState::Safe => {
+            let fewest = pool.volumes.iter().map(|v| v.copies).min().unwrap_or(pool.copies);
+            format!("every block has {} on {fewest} drives", copies(fewest))
+        }
+        PoolState::AtRisk => at_risk(pool),
+        PoolState::DataUnavailable => format!("{} cannot be read", bytes(pool.unavailable_bytes)),
+        PoolState::Unprotected => {
+            "one copy of everything, as asked for: a drive that dies takes data along".to_owned()
+        }
+    }
+}
+
+fn at_risk(pool: &PoolReport) -> String {
+    let healing = pool.work.iter().filter(|w| w.kind != WorkKind::Scrub).filter_map(seconds_left).max();
+    let until = healing.map_or(String::new(), |seconds| format!(" for {} more", duration(seconds)));
+    if pool.single_copy_bytes > 0 {
+        format!("{} have one copy{until}", bytes(pool.single_copy_bytes))
+    } else if pool.below_promise_bytes > 0 {
+        format!("{} have fewer copies than promised{until}", bytes(pool.below_promise_bytes))
+    } else {
+        "a drive is not there; nothing that is stored lost a copy".to_owned()
+    }
+}
+
+fn why(pool: &PoolReport) -> String {
+    let mut lines: Vec<_> =
+        absent(pool).map(|d| line("why", &format!("{} {}", d.name, complaint(d)))).collect();
+    if pool.votes_present < pool.votes_total && lines.is_empty() {
+        let votes =
+            format!("{} of {} votes are here: the witness is missing", pool.votes_present, pool.votes_total);
+        lines.push(line("why", &votes));
+    }
+    lines.concat()
+}
+
+fn absent(pool: &PoolReport) -> impl Iterator<Item = &DriveReport> {
+    pool.drives.iter().filter(|d| d.state != DriveState::Active)
+}
+
+fn complaint(drive: &DriveReport) -> String {
+    let what = match drive.state {
+        DriveState::Active => "is in use",
+        DriveState::Missing => "is missing",
+        DriveState::Stale => "missed writes and is not read",
+        DriveState::Faulted => "failed",
+    };
+    if drive.reason.is_empty() { what.to_owned() } else { format!("{what}: {}", drive.reason) }
+}
+
+/// Allocated bytes and what is free for the pool's own number of copies.
+pub fn usable(pool: &PoolReport) -> u64 {
+    pool.allocated_bytes.saturating_add(free(pool))
+}
+
+fn free(pool: &PoolReport) -> u64 {
+    let at = usize::from(pool.copies.max(1) - 1);
+    pool.free_bytes.get(at).copied().unwrap_or(0)
+}
+
+fn space_lines(pool: &PoolReport) -> String {
+    let (used, volumes) = (bytes(pool.allocated_bytes), count(pool.volumes.len(), "volume"));
+    let sum = format!("{} usable = {used} in {volumes} + {} free", bytes(usable(pool)), bytes(free(pool)));
+    line("space", &sum) + &heal_line(pool)
+}
+
+fn heal_line(pool: &PoolReport) -> String {
+    let largest = pool.drives.iter().map(|d| d.size_bytes).max().unwrap_or(0);
+    if pool.copies < 2 {
+        return String::new();
+    }
+    let keep = format!(
+        "keep {} free to rebuild after losing the largest drive ({})",
+        bytes(pool.heal_needed_bytes),
+        bytes(largest)
+    );
+    match (pool.heal_possible, free(pool).checked_sub(pool.heal_needed_bytes)) {
+        (true, Some(spare)) => line("heal", &format!("{keep}: ok, {} to spare", bytes(spare))),
+        (true, None) => line("heal", &format!("{keep}: ok")),
+        (false, _) if pool.drives.len() <= usize::from(pool.copies) => {
+            line("heal", "after losing a drive there is nowhere to rebuild to, until it is replaced")
+        }
+        (false, _) => line("heal", &format!("{keep}: too little is free")),
+    }
+}
+
+/// How long background work will take, if its rate is known.
+pub fn seconds_left(work: &WorkReport) -> Option<u64> {
+    work.total_bytes.saturating_sub(work.done_bytes).checked_div(work.bytes_per_second)
+}
+
+fn work_line(work: &WorkReport) -> String {
+    let label = match work.kind {
+        WorkKind::Resync => "resync",
+        WorkKind::Rebuild => "rebuild",
+        WorkKind::Scrub => "scrub",
+    };
+    let done = percent(work.done_bytes, work.total_bytes);
+    let amount =
+        format!("{}  {done} %   {} of {}", bar(done), bytes(work.done_bytes), bytes(work.total_bytes));
+    match seconds_left(work) {
+        None => line(label, &amount),
+        Some(left) => {
+            line(label, &format!("{amount}   {}/s   {} left", bytes(work.bytes_per_second), duration(left)))
+        }
+    }
+}
+
+/// How the last scrub ended.
+pub fn scrub_line(pool: &PoolReport) -> String {
+    let Some(scrub) = &pool.last_scrub else { return "never scrubbed".to_owned() };
+    let ended = i128::from(scrub.ended_unix_ns);
+    // A time beyond the calendar is shown as what it is not: a day.
+    let day = jiff::Timestamp::from_nanosecond(ended)
+        .map_or("unknown".to_owned(), |t| t.strftime("%F").to_string());
+    let lost = if scrub.lost_blocks > 0 {
+        format!(", {} lost", count_u64(scrub.lost_blocks))
+    } else {
+        String::new()
+    };
+    format!(
+        "last {day}, {} checked, {} repaired{lost}",
+        bytes(scrub.checked_bytes),
+        count_u64(scrub.repaired_blocks)
+    )
+}
+
+fn count_u64(blocks: u64) -> String {
+    if blocks == 1 { "1 block".to_owned() } else { format!("{blocks} blocks") }
+}
+
+fn if_this_dies(pool: &PoolReport) -> String {
+    let columns = [
+        ("IF THIS DIES", Side::Left),
+        ("COPIES THERE", Side::Right),
+        ("YOU LOSE", Side::Right),
+        ("LEFT ON ONE COPY", Side::Right),
+        ("STATE", Side::Left),
+        ("ERRORS r/w/sum", Side::Right),
+    ];
+    let row = |drive: &DriveReport| {
+        let errors = format!("{}/{}/{}", drive.read_errors, drive.write_errors, drive.checksum_errors);
+        let (lost, exposed) = match drive.state {
+            DriveState::Active => (bytes(drive.lost_bytes), bytes(drive.exposed_bytes)),
+            // Its copies do not count any more: nothing further is lost with it.
+            DriveState::Missing | DriveState::Stale | DriveState::Faulted => ("-".to_owned(), "-".to_owned()),
+        };
+        let state = state_of(drive.state).to_owned();
+        vec![drive.name.clone(), bytes(drive.used_bytes), lost, exposed, state, errors]
+    };
+    table(&columns, &pool.drives.iter().map(row).collect::<Vec<_>>())
+}
+
+pub fn state_of(state: DriveState) -> &'static str {
+    match state {
+        DriveState::Active => "active",
+        DriveState::Missing => "missing",
+        DriveState::Stale => "stale",
+        DriveState::Faulted => "failed",
+    }
+}
+
+/// What should be done now.
+fn duty(pool: &PoolReport) -> String {
+    let healing = pool.work.iter().find(|w| w.kind != WorkKind::Scrub);
+    let mut lines = Vec::new();
+    if let Some(work) = healing {
+        let when = seconds_left(work).map_or("when it is done".to_owned(), |s| format!("in {}", duration(s)));
+        lines.push(line("do", &format!("nothing now: the copies are being made again, complete {when}")));
+    }
+    for drive in absent(pool) {
+        match drive.state {
+            DriveState::Missing => {
+                lines.push(line(
+                    "do",
+                    &format!("connect {} again; it is brought up to date by itself", drive.name),
+                ));
+                lines.push(more(&format!("drystone disk locate {}", drive.name)));
+            }
+            DriveState::Faulted => {
+                lines.push(line(
+                    "do",
+                    &format!("check the cable and the power of {}, or have it replaced", drive.name),
+                ));
+                lines.push(more(&format!("drystone disk locate {}", drive.name)));
+            }
+            DriveState::Stale if healing.is_none() => {
+                lines.push(line(
+                    "do",
+                    &format!("{} waits to be brought up to date; a daemon does that", drive.name),
+                ));
+                lines.push(more("drystone serve"));
+            }
+            DriveState::Stale | DriveState::Active => {}
+        }
+    }
+    let wrong: u64 = pool.drives.iter().map(|d| d.checksum_errors).sum();
+    if wrong > 0 {
+        lines.push(line(
+            "do",
+            &format!("{wrong} wrong blocks were met and repaired from the other copy: read everything once"),
+        ));
+        lines.push(more(&format!("drystone pool scrub {}", pool.name)));
+    }
+    lines.concat()
+}
+
+/// What could be better.
+fn hints(pool: &PoolReport) -> String {
+    let mut lines = Vec::new();
+    if pool.volumes.is_empty() {
+        lines.push(line("hint", &format!("drystone volume create NAME --size SIZE --pool {}", pool.name)));
+    }
+    if pool.state == PoolState::Unprotected && pool.usable_bytes[1] > 0 {
+        let room = bytes(pool.free_bytes[1]);
+        lines.push(line("hint", &format!("a volume can have two copies: --copies 2 has room for {room}")));
+    }
+    lines.concat()
+}
+
+#[cfg(test)]
+pub mod tests;

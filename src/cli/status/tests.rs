@@ -1,0 +1,197 @@
+//! Screens of fixed reports, as text.
+
+use super::*;
+use crate::control::api::{ScrubReport, VolumeReport};
+
+const GB: u64 = 1_000_000_000;
+const PLAIN: Paint = Paint { on: false };
+
+pub fn drive(name: &str, size: u64, used: u64) -> DriveReport {
+    DriveReport {
+        name: name.into(),
+        path: format!("/dev/{name}"),
+        uuid: "u".into(),
+        pool: "tank".into(),
+        size_bytes: size,
+        state: DriveState::Active,
+        reason: String::new(),
+        rotational: true,
+        used_bytes: used,
+        lost_bytes: 0,
+        exposed_bytes: used,
+        read_errors: 0,
+        write_errors: 0,
+        checksum_errors: 0,
+    }
+}
+
+fn volume(allocated: u64) -> VolumeReport {
+    VolumeReport {
+        name: "data".into(),
+        pool: "tank".into(),
+        uuid: "v".into(),
+        size_bytes: 310 * GB,
+        copies: 2,
+        columns: 3,
+        stripe_unit_bytes: 128 << 10,
+        checksums: true,
+        allocated_bytes: allocated,
+        single_copy_bytes: 0,
+        unavailable_bytes: 0,
+        connections: 0,
+    }
+}
+
+/// Three drives with 310 GB in one volume, all well.
+pub fn healthy() -> PoolReport {
+    PoolReport {
+        name: "tank".into(),
+        uuid: "6f1c".into(),
+        state: PoolState::Safe,
+        copies: 2,
+        extent_bytes: 64 << 20,
+        raw_bytes: 1080 * GB,
+        free_bytes: [460 * GB, 230 * GB, 0],
+        usable_bytes: [1080 * GB, 540 * GB, 80 * GB],
+        allocated_bytes: 310 * GB,
+        below_promise_bytes: 0,
+        single_copy_bytes: 0,
+        unavailable_bytes: 0,
+        heal_needed_bytes: 200 * GB,
+        heal_possible: true,
+        drives: vec![
+            drive("ata-ST380815AS_6QZ0X1AB", 80 * GB, 46 * GB),
+            drive("ata-WD5000AAKX_WCC2EK4J", 500 * GB, 287 * GB),
+            drive("ata-ST500DM002_Z3T0A1A", 500 * GB, 287 * GB),
+        ],
+        volumes: vec![volume(310 * GB)],
+        votes_present: 4,
+        votes_total: 4,
+        epoch: 7,
+        work: vec![],
+        last_scrub: None,
+    }
+}
+
+/// The same with one drive gone and a rebuild under way.
+pub fn degraded() -> PoolReport {
+    let mut pool = healthy();
+    pool.state = PoolState::AtRisk;
+    pool.single_copy_bytes = 69_700_000_000;
+    pool.below_promise_bytes = 69_700_000_000;
+    pool.drives[2].state = DriveState::Missing;
+    pool.drives[2].reason = "3 write timeouts, then gone from the bus".into();
+    pool.drives[1].lost_bytes = 16_800_000_000;
+    pool.work = vec![WorkReport {
+        kind: WorkKind::Rebuild,
+        done_bytes: 50_500_000_000,
+        total_bytes: 120_200_000_000,
+        bytes_per_second: 60_000_000,
+    }];
+    pool.votes_present = 3;
+    pool
+}
+
+#[test]
+fn healthy_pool() {
+    let mut pool = healthy();
+    pool.last_scrub = Some(ScrubReport {
+        ended_unix_ns: 1_763_164_800_000_000_000,
+        checked_bytes: 620 * GB,
+        repaired_blocks: 1,
+        lost_blocks: 0,
+    });
+    let report = StatusReport { pools: vec![pool], listening: vec!["0.0.0.0:10809".into()] };
+    let expected = "\
+tank      SAFE      every block has 2 copies on 2 drives
+space     540.0 GB usable = 310.0 GB in 1 volume + 230.0 GB free
+heal      keep 200.0 GB free to rebuild after losing the largest drive (500.0 GB): ok, 30.0 GB to spare
+scrub     last 2025-11-15, 620.0 GB checked, 1 block repaired
+
+IF THIS DIES              COPIES THERE   YOU LOSE   LEFT ON ONE COPY   STATE    ERRORS r/w/sum
+ata-ST380815AS_6QZ0X1AB        46.0 GB        0 B            46.0 GB   active            0/0/0
+ata-WD5000AAKX_WCC2EK4J       287.0 GB        0 B           287.0 GB   active            0/0/0
+ata-ST500DM002_Z3T0A1A        287.0 GB        0 B           287.0 GB   active            0/0/0
+served    NBD on 0.0.0.0:10809
+";
+    assert_eq!(screen(&report, PLAIN), expected);
+}
+
+#[test]
+fn degraded_pool_that_is_being_rebuilt() {
+    let expected = "\
+tank      AT RISK   69.7 GB have one copy for 20 min more
+why       ata-ST500DM002_Z3T0A1A is missing: 3 write timeouts, then gone from the bus
+space     540.0 GB usable = 310.0 GB in 1 volume + 230.0 GB free
+heal      keep 200.0 GB free to rebuild after losing the largest drive (500.0 GB): ok, 30.0 GB to spare
+rebuild   [########............]  42 %   50.5 GB of 120.2 GB   60.0 MB/s   20 min left
+
+IF THIS DIES              COPIES THERE   YOU LOSE   LEFT ON ONE COPY   STATE     ERRORS r/w/sum
+ata-ST380815AS_6QZ0X1AB        46.0 GB        0 B            46.0 GB   active             0/0/0
+ata-WD5000AAKX_WCC2EK4J       287.0 GB    16.8 GB           287.0 GB   active             0/0/0
+ata-ST500DM002_Z3T0A1A        287.0 GB          -                  -   missing            0/0/0
+
+do        nothing now: the copies are being made again, complete in 20 min
+do        connect ata-ST500DM002_Z3T0A1A again; it is brought up to date by itself
+            drystone disk locate ata-ST500DM002_Z3T0A1A
+";
+    assert_eq!(pool_screen(&degraded(), PLAIN), expected);
+}
+
+#[test]
+fn data_that_cannot_be_read_comes_first() {
+    let mut pool = degraded();
+    pool.state = PoolState::DataUnavailable;
+    pool.unavailable_bytes = 16_800_000_000;
+    let text = pool_screen(&pool, PLAIN);
+    assert!(text.starts_with("tank      DATA UNAVAILABLE  16.8 GB cannot be read\n"), "{text}");
+    assert!(pool_screen(&pool, Paint { on: true }).contains("\x1b[1;31mDATA UNAVAILABLE\x1b[0m"));
+}
+
+#[test]
+fn one_copy_as_asked_for_says_what_that_means() {
+    let mut pool = healthy();
+    (pool.state, pool.copies) = (PoolState::Unprotected, 1);
+    let text = pool_screen(&pool, PLAIN);
+    assert!(text.starts_with("tank      UNPROTECTED  one copy of everything, as asked for"), "{text}");
+    assert!(!text.contains("\nheal"), "{text}");
+    assert!(
+        text.contains("hint      a volume can have two copies: --copies 2 has room for 230.0 GB\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_new_pool_says_what_is_next_and_two_drives_cannot_heal() {
+    let mut pool = healthy();
+    pool.drives.truncate(2);
+    (pool.volumes, pool.allocated_bytes, pool.heal_possible) = (vec![], 0, false);
+    let text = screen(&StatusReport { pools: vec![pool], listening: vec![] }, PLAIN);
+    assert!(text.contains("SAFE      nothing is stored yet; every block will have 2 copies\n"), "{text}");
+    assert!(text.contains("heal      after losing a drive there is nowhere to rebuild to"), "{text}");
+    assert!(text.contains("hint      drystone volume create NAME --size SIZE --pool tank\n"), "{text}");
+    assert!(
+        text.ends_with("hint      no daemon is running: nothing is served.   drystone serve\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn too_little_free_space_and_a_missing_witness_are_said() {
+    let mut pool = healthy();
+    (pool.heal_possible, pool.votes_present) = (false, 3);
+    let text = pool_screen(&pool, PLAIN);
+    assert!(text.contains("(500.0 GB): too little is free\n"), "{text}");
+    assert!(text.contains("why       3 of 4 votes are here: the witness is missing\n"), "{text}");
+}
+
+#[test]
+fn wrong_blocks_ask_for_a_scrub_and_a_stale_drive_for_a_daemon() {
+    let mut pool = healthy();
+    pool.drives[0].checksum_errors = 3;
+    pool.drives[1].state = DriveState::Stale;
+    let text = pool_screen(&pool, PLAIN);
+    assert!(text.contains("why       ata-WD5000AAKX_WCC2EK4J missed writes and is not read\n"), "{text}");
+    assert!(text.contains("            drystone pool scrub tank\n"), "{text}");
+    assert!(text.contains("            drystone serve\n"), "{text}");
+}

@@ -1,0 +1,178 @@
+//! `volume create | list | show | grow | rename | destroy`.
+
+use super::args::{VolumeCommand, VolumeCreateArgs};
+use super::confirm::{Unasked, confirm};
+use super::exit::{Ended, Exit};
+use super::session::Session;
+use super::words::{Side, bytes, count, table};
+use crate::control::api::{Request, VolumeCreate, VolumeReport};
+
+pub fn run(session: &Session, command: &VolumeCommand) -> Result<Exit, Ended> {
+    match command {
+        VolumeCommand::Create(args) => create(session, args)?,
+        VolumeCommand::List { pool } => list(session, pool.as_ref())?,
+        VolumeCommand::Show { volume } => show(session, volume)?,
+        VolumeCommand::Grow { volume, size } => {
+            session.change(&Request::VolumeGrow { volume: volume.clone(), size_bytes: size.0 })?;
+            session.screen.say("then on the client: reconnect, and resize2fs or xfs_growfs");
+        }
+        VolumeCommand::Rename { volume, name } => {
+            session.change(&Request::VolumeRename { volume: volume.clone(), name: name.clone() })?;
+        }
+        VolumeCommand::Destroy { volume, yes } => destroy(session, volume, *yes)?,
+    }
+    Ok(Exit::Done)
+}
+
+fn create(session: &Session, args: &VolumeCreateArgs) -> Result<(), Ended> {
+    session.change(&Request::VolumeCreate(VolumeCreate {
+        name: args.name.clone(),
+        size_bytes: args.size.0,
+        pool: args.pool.clone(),
+        copies: args.copies,
+        stripe_unit_bytes: args.stripe_unit.map(|unit| unit.0),
+        checksums: !args.no_checksum,
+    }))
+}
+
+fn list(session: &Session, pool: Option<&String>) -> Result<(), Ended> {
+    let volumes = session.volumes(&Request::VolumeList { pool: pool.cloned() })?;
+    if session.screen.json {
+        session.screen.document("drystone.volumes/1", &serde_json::json!({ "volumes": volumes }));
+    } else if volumes.is_empty() {
+        session.screen.say("There is no volume. Make one: drystone volume create NAME --size SIZE");
+    } else {
+        session.screen.print(&list_screen(&volumes));
+    }
+    Ok(())
+}
+
+/// The table of volumes; empty if there are none.
+pub fn list_screen(volumes: &[VolumeReport]) -> String {
+    let columns = [
+        ("VOLUME", Side::Left),
+        ("POOL", Side::Left),
+        ("SIZE", Side::Right),
+        ("STORED", Side::Right),
+        ("COPIES", Side::Right),
+        ("STATE", Side::Left),
+        ("CLIENTS", Side::Right),
+    ];
+    let row = |volume: &VolumeReport| {
+        vec![
+            volume.name.clone(),
+            volume.pool.clone(),
+            bytes(volume.size_bytes),
+            bytes(volume.allocated_bytes),
+            volume.copies.to_string(),
+            state(volume),
+            volume.connections.to_string(),
+        ]
+    };
+    if volumes.is_empty() {
+        String::new()
+    } else {
+        table(&columns, &volumes.iter().map(row).collect::<Vec<_>>())
+    }
+}
+
+fn state(volume: &VolumeReport) -> String {
+    match (volume.unavailable_bytes, volume.single_copy_bytes, volume.copies) {
+        (0, 0, _) | (0, _, 1) => "ok".to_owned(),
+        (0, single, _) => format!("{} on one copy", bytes(single)),
+        (gone, _, _) => format!("{} cannot be read", bytes(gone)),
+    }
+}
+
+fn show(session: &Session, name: &str) -> Result<(), Ended> {
+    for volume in &session.volumes(&Request::VolumeShow { volume: name.to_owned() })? {
+        if session.screen.json {
+            session.screen.document("drystone.volume/1", volume);
+        } else {
+            session.screen.print(&show_screen(volume));
+        }
+    }
+    Ok(())
+}
+
+fn show_screen(volume: &VolumeReport) -> String {
+    let width = usize::try_from(volume.columns).unwrap_or(usize::MAX);
+    format!(
+        "{}\npool        {}\nsize        {} ({} B), {} stored\nstate       {}\ncopies      {} on different drives\n\
+         stripes     {} drives wide, {} on each in turn\nchecksums   {}\nclients     {}\nuuid        {}\n",
+        volume.name,
+        volume.pool,
+        bytes(volume.size_bytes),
+        volume.size_bytes,
+        bytes(volume.allocated_bytes),
+        state(volume),
+        volume.copies,
+        width,
+        bytes(volume.stripe_unit_bytes),
+        if volume.checksums { "on" } else { "off: wrong bytes of a drive are not noticed" },
+        count(usize::try_from(volume.connections).unwrap_or(usize::MAX), "connection"),
+        volume.uuid,
+    )
+}
+
+fn destroy(session: &Session, name: &str, yes: bool) -> Result<(), Ended> {
+    let volumes = session.volumes(&Request::VolumeShow { volume: name.to_owned() })?;
+    let stored: u64 = volumes.iter().map(|v| v.allocated_bytes).sum();
+    let clients: u32 = volumes.iter().map(|v| v.connections).sum();
+    let used = if clients > 0 { format!(" {clients} clients are connected to it.") } else { String::new() };
+    let loss = format!("This ends volume {name} with {} of data.{used}", bytes(stored));
+    confirm(session, &loss, name, yes, Unasked::Refuse)?;
+    session.change(&Request::VolumeDestroy { volume: name.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume() -> VolumeReport {
+        VolumeReport {
+            name: "data".into(),
+            pool: "tank".into(),
+            uuid: "6f1c".into(),
+            size_bytes: 70_000_000_000,
+            copies: 2,
+            columns: 3,
+            stripe_unit_bytes: 131_072,
+            checksums: true,
+            allocated_bytes: 19_000_000_000,
+            single_copy_bytes: 0,
+            unavailable_bytes: 0,
+            connections: 4,
+        }
+    }
+
+    #[test]
+    fn a_list_of_volumes() {
+        let bad = VolumeReport { name: "old".into(), single_copy_bytes: 1_000_000_000, ..volume() };
+        let expected = "\
+VOLUME   POOL      SIZE    STORED   COPIES   STATE                CLIENTS
+data     tank   70.0 GB   19.0 GB        2   ok                         4
+old      tank   70.0 GB   19.0 GB        2   1.0 GB on one copy         4
+";
+        assert_eq!(list_screen(&[volume(), bad]), expected);
+        assert_eq!(list_screen(&[]), "");
+    }
+
+    #[test]
+    fn one_copy_as_asked_for_is_ok_and_unreadable_is_said_first() {
+        assert_eq!(state(&VolumeReport { copies: 1, single_copy_bytes: 5, ..volume() }), "ok");
+        let gone = VolumeReport { unavailable_bytes: 2_000_000, single_copy_bytes: 5, ..volume() };
+        assert_eq!(state(&gone), "2.0 MB cannot be read");
+    }
+
+    #[test]
+    fn a_volume_in_detail() {
+        let text = show_screen(&volume());
+        assert!(
+            text.starts_with("data\npool        tank\nsize        70.0 GB (70000000000 B), 19.0 GB stored\n"),
+            "{text}"
+        );
+        assert!(text.contains("stripes     3 drives wide, 131.1 kB on each in turn\n"), "{text}");
+        assert!(text.contains("clients     4 connections\n"), "{text}");
+    }
+}

@@ -1,0 +1,42 @@
+//! What can go wrong when a pool is made, opened or changed, in the user's words.
+
+use super::quorum::Tally;
+use nix::errno::Errno;
+use std::path::PathBuf;
+
+/// An error of the control path. The data path has `block::Status`.
+#[derive(Debug, thiserror::Error)]
+pub enum PoolError {
+    #[error("{} cannot be opened: {}", path.display(), errno.desc())]
+    Open { path: PathBuf, errno: Errno },
+    #[error("{} is in use by another process (a daemon that serves its pool?)", path.display())]
+    Busy { path: PathBuf },
+    #[error("{} cannot be {what}: {}", path.display(), errno.desc())]
+    Disk { path: PathBuf, what: &'static str, errno: Errno },
+    #[error("{} is too small: a drive needs at least {min} bytes", path.display())]
+    TooSmall { path: PathBuf, min: u64 },
+    #[error("none of these drives belongs to a pool")]
+    NoMembers,
+    #[error("these drives belong to different pools: {0}")]
+    SeveralPools(String),
+    #[error("{} and {} claim to be the same member: one is a copy of the other", .0.display(), .1.display())]
+    Twins(PathBuf, PathBuf),
+    #[error("pool {name}: only {} of {} votes are here, more than half are needed; missing: {missing}", tally.present, tally.total)]
+    NoMajority { name: String, tally: Tally, missing: String },
+    #[error("pool {name}: its drives tell two different histories; {who} left the common one")]
+    Forked { name: String, who: String },
+    #[error("pool {name}: no drive has a readable metadata log")]
+    NoLog { name: String },
+    #[error("the metadata log has lost its majority; the pool takes no changes")]
+    Frozen,
+    #[error("the metadata log is full: {0}")]
+    LogFull(&'static str),
+    #[error("{0}")]
+    Invalid(String),
+    #[error("there is no volume named {0}")]
+    NoVolume(String),
+    #[error("a volume named {0} exists already")]
+    VolumeExists(String),
+    #[error("the pool is closing")]
+    Closing,
+}

@@ -1,0 +1,265 @@
+//! Writing a fragment: mark the region, write all copies in sync, declare a failed copy stale, then answer.
+//!
+//! The order that durability rests on:
+//! 1. the slot has a committed place;
+//! 2. the region's dirty bit is durable on every copy (R29);
+//! 3. the data goes to every copy in sync;
+//! 4. a copy that failed is committed as stale (R20);
+//! 5. only then is the write answered.
+//!
+//! That a block was written at all is remembered in memory and saved by the next flush, which is all that an
+//! unflushed write may ask for.
+
+use super::dirty_log::Plane;
+use super::fragment_read::{block_start, index, read_blocks};
+use super::load::{ensure_loaded, ensure_placed};
+use super::redundancy::mirror::Copy;
+use super::redundancy::stripe::Fragment;
+use super::region::{Hold, Mark, Placement};
+use super::volume::{PoolVolume, blocks_of, is_direct};
+use crate::base::checksum::block_sum;
+use crate::base::limits::{BLOCK, DIRTY_REGIONS_MAX};
+use crate::base::units::ByteLen;
+use crate::block::Status;
+use crate::io::buf::Buf;
+use crate::reactor::Core;
+use futures_util::future::join_all;
+use nix::errno::Errno;
+use smallvec::SmallVec;
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+const BLOCK_LEN: usize = BLOCK as usize; // a constant of 4096
+
+/// Writes a fragment. True if the written mark of one of its blocks is not saved yet.
+pub async fn write(
+    volume: &PoolVolume,
+    core: &Core,
+    fragment: Fragment,
+    data: Buf,
+    fua: bool,
+) -> Result<bool, Status> {
+    let (region, within) = volume.region_of(&fragment);
+    let blocks = blocks_of(within, fragment.len);
+    let hold = region.hold(blocks.clone(), true).await;
+    ensure_loaded(volume, core, &hold).await?;
+    let placement = ensure_placed(volume, &hold).await?;
+    let data = whole_blocks(volume, core, &hold, &blocks, within, data).await?;
+    let sums = checksums(volume, &hold, &placement, &blocks, &data);
+    begin(volume, core, &hold, &placement).await?;
+    let written = write_copies(volume, core, &hold, &placement, &blocks, data, fua).await;
+    settle(volume, core, &hold, &blocks, sums, written)
+}
+
+/// The data as whole blocks, aligned in memory: what is there already where a block is written in part.
+async fn whole_blocks(
+    volume: &PoolVolume,
+    core: &Core,
+    hold: &Hold,
+    blocks: &Range<u32>,
+    within: ByteLen,
+    data: Buf,
+) -> Result<Buf, Status> {
+    if is_direct(&data, within) {
+        return Ok(data);
+    }
+    let start = within.as_usize() - block_start(blocks.start);
+    let end = start + data.len();
+    let mut whole = core.buffers().take(blocks.len() * BLOCK_LEN);
+    let partial_first = start > 0;
+    let partial_last = end < whole.len();
+    if partial_first {
+        let first = blocks.start..blocks.start + 1;
+        copy_old(volume, core, hold, first, &mut whole.as_mut_slice()[..BLOCK_LEN]).await?;
+    }
+    if partial_last && !(partial_first && blocks.len() == 1) {
+        let last = blocks.end - 1..blocks.end;
+        let at = whole.len() - BLOCK_LEN;
+        copy_old(volume, core, hold, last, &mut whole.as_mut_slice()[at..]).await?;
+    }
+    whole.as_mut_slice()[start..end].copy_from_slice(data.as_slice());
+    Ok(whole.freeze())
+}
+
+async fn copy_old(
+    volume: &PoolVolume,
+    core: &Core,
+    hold: &Hold,
+    block: Range<u32>,
+    out: &mut [u8],
+) -> Result<(), Status> {
+    match read_blocks(volume, core, hold, block).await? {
+        Some(old) => out.copy_from_slice(old.as_slice()),
+        None => out.fill(0),
+    }
+    Ok(())
+}
+
+fn checksums(
+    volume: &PoolVolume,
+    hold: &Hold,
+    placement: &Placement,
+    blocks: &Range<u32>,
+    data: &Buf,
+) -> Option<SmallVec<[u32; 32]>> {
+    volume.checksums.then(|| {
+        let key = hold.region().key;
+        let each = data.as_slice().chunks_exact(BLOCK_LEN).zip(blocks.clone());
+        each.map(|(bytes, block)| block_sum(volume.block_seed(key, placement.stamp, block), bytes)).collect()
+    })
+}
+
+/// Makes sure that the region's dirty bit is durable on every copy, and counts a write in. `settle` counts it out.
+pub async fn begin(
+    volume: &PoolVolume,
+    core: &Core,
+    hold: &Hold,
+    placement: &Placement,
+) -> Result<(), Status> {
+    let region = hold.region();
+    if !volume.needs_marks() {
+        region.state().writing += 1;
+        return Ok(());
+    }
+    loop {
+        wait_for_room(volume).await;
+        let ticket = region.changed.ticket();
+        let membership = volume.pool.membership();
+        let was = {
+            let mut state = region.state();
+            let was = state.mark;
+            match was {
+                Mark::Durable { membership: known } if known == membership => {
+                    state.writing += 1;
+                    return Ok(());
+                }
+                Mark::Underway => {}
+                Mark::Clear | Mark::Durable { .. } => state.mark = Mark::Underway,
+            }
+            was
+        };
+        if was == Mark::Underway {
+            ticket.await;
+            continue;
+        }
+        let failed = mark_copies(volume, core, hold, placement).await;
+        // Bits that were set and are not relied on cost nothing but work after a crash.
+        region.state().mark = if failed.is_empty() { Mark::Durable { membership } } else { was };
+        if was == Mark::Clear && failed.is_empty() {
+            volume.pool.dirty_regions.fetch_add(1, Ordering::Relaxed);
+        }
+        region.changed.wake_all();
+        give_up(volume, placement, failed, |_| true).await?;
+    }
+}
+
+async fn wait_for_room(volume: &PoolVolume) {
+    let pool = &volume.pool;
+    while pool.dirty_regions.load(Ordering::Relaxed) >= DIRTY_REGIONS_MAX {
+        let ticket = pool.cleaned.ticket();
+        pool.clean_now.store(true, Ordering::Release);
+        pool.clean_wanted.wake_all();
+        if pool.dirty_regions.load(Ordering::Relaxed) >= DIRTY_REGIONS_MAX {
+            ticket.await;
+        }
+    }
+}
+
+async fn mark_copies(
+    volume: &PoolVolume,
+    core: &Core,
+    hold: &Hold,
+    placement: &Placement,
+) -> Vec<(Copy, Errno)> {
+    let copies = placement.copies.len();
+    let degraded = placement.copies.iter().any(|c| volume.pool.member(c.member).usable(copies).is_none());
+    let marks = placement.copies.iter().map(async |copy| {
+        let member = volume.pool.member(copy.member);
+        let disk = member.usable(copies)?;
+        let number = member.layout.region_number(copy.extent, hold.region().key.region);
+        let mut result = member.dirty.mark(core, disk, Plane::Dirty, number).await;
+        if degraded && result.is_ok() {
+            result = member.dirty.mark(core, disk, Plane::Missed, number).await;
+        }
+        result.err().map(|errno| (*copy, errno))
+    });
+    join_all(marks).await.into_iter().flatten().collect()
+}
+
+/// Writes the data to every copy in sync. Ok only if each copy that counts as in sync afterwards holds it.
+async fn write_copies(
+    volume: &PoolVolume,
+    core: &Core,
+    hold: &Hold,
+    placement: &Placement,
+    blocks: &Range<u32>,
+    data: Buf,
+    fua: bool,
+) -> Result<(), Status> {
+    let copies = placement.copies.len();
+    let within = ByteLen(u64::from(blocks.start) * BLOCK);
+    let offset = volume.offset_in_extent(hold.region().key.region, within);
+    let write_one = async |copy: &Copy| {
+        let member = volume.pool.member(copy.member);
+        let disk = member.usable(copies)?;
+        let at = member.layout.data(copy.extent, offset);
+        Some((*copy, disk.write(core, at, data.clone(), fua).await))
+    };
+    let ended: SmallVec<[(Copy, Result<(), Errno>); 3]> = match &placement.copies[..] {
+        [only] => write_one(only).await.into_iter().collect(),
+        all => join_all(all.iter().map(write_one)).await.into_iter().flatten().collect(),
+    };
+    let holds: SmallVec<[Copy; 3]> = ended.iter().filter(|(_, r)| r.is_ok()).map(|(c, _)| *c).collect();
+    let failed = ended.into_iter().filter_map(|(copy, r)| r.err().map(|errno| (copy, errno))).collect();
+    give_up(volume, placement, failed, |copy| holds.contains(copy)).await?;
+    let held = holds.iter().any(|c| volume.pool.member(c.member).usable(copies).is_some());
+    if held { Ok(()) } else { Err(Status::Io) }
+}
+
+/// Declares the members of failed copies out of sync, if another copy that is in sync satisfies `holds`.
+async fn give_up(
+    volume: &PoolVolume,
+    placement: &Placement,
+    failed: Vec<(Copy, Errno)>,
+    holds: impl Fn(&Copy) -> bool,
+) -> Result<(), Status> {
+    for (copy, errno) in &failed {
+        let spared =
+            |c: &Copy| failed.iter().all(|(f, _)| f != c) && volume.pool.member(c.member).is_in_sync();
+        if !placement.copies.iter().any(|c| spared(c) && holds(c)) {
+            return Err(Status::Io);
+        }
+        if volume.pool.member(copy.member).is_in_sync() {
+            volume.pool.member_failed(copy.member, format!("a write failed: {}", errno.desc())).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Records how a write ended. True if the written mark of one of its blocks is not saved yet.
+fn settle(
+    volume: &PoolVolume,
+    core: &Core,
+    hold: &Hold,
+    blocks: &Range<u32>,
+    sums: Option<SmallVec<[u32; 32]>>,
+    written: Result<(), Status>,
+) -> Result<bool, Status> {
+    let mut state = hold.region().state();
+    state.writing -= 1;
+    state.changes += 1;
+    state.touched = core.now();
+    written?;
+    let range = index(blocks.start)..index(blocks.end);
+    state.written.set_range(range.clone(), true);
+    let fresh = !state.saved.all(range.clone());
+    if let (Some(known), Some(sums)) = (&mut state.sums, sums) {
+        known[range].copy_from_slice(&sums);
+        state.sums_unsaved = true;
+    }
+    drop(state);
+    if fresh {
+        volume.note_unsaved(hold.region().key);
+    }
+    Ok(fresh)
+}

@@ -1,0 +1,421 @@
+//! Opening a pool: find its members, choose the log to go on from, start a new epoch, settle what a crash left.
+//!
+//! Nothing is written before a majority of the votes has been seen.
+
+use super::cache::{REGION_COST, RegionCache};
+use super::create::{WITNESS_AREA, WITNESS_LEN, disk_error, open_exclusive, witness_path};
+use super::dirty_log::DirtyLog;
+use super::error::PoolError;
+use super::home::{Home, HomeRequest, cleaner, remember_missed};
+use super::layout::{MemberLayout, member_layout, region_size};
+use super::lifecycle::{Event, after};
+use super::log::{Position, Replayed, read_bytes, replay};
+use super::member::Member;
+use super::quorum::{Elected, QuorumError, Voter, elect};
+use super::shared::{Live, Shared};
+use super::state::{Change, FreeExtents, MemberState, State};
+use super::superblock::{Superblock, SuperblockError};
+use super::volume::PoolVolume;
+use super::votes::{Place, Vote, Votes};
+use super::{Pool, settle};
+use crate::base::limits::BLOCK;
+use crate::base::units::{ByteLen, ByteOffset, MemberId, round_down};
+use crate::disk::Disk;
+use crate::io::driver::Access;
+use crate::reactor::Core;
+use crate::reactor::mailbox::{Receiver, mailbox};
+use nix::errno::Errno;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use uuid::Uuid;
+
+/// What is needed to open a pool.
+#[derive(Clone, Debug)]
+pub struct OpenPlan {
+    /// Drives that may be members; others among them are ignored.
+    pub disks: Vec<PathBuf>,
+    /// The folder that the witness lies in.
+    pub witness_folder: PathBuf,
+    /// Open without a majority. Recorded in the pool for ever.
+    pub force: bool,
+    /// Memory for the regions' state, bytes.
+    pub cache: ByteLen,
+}
+
+/// A drive with one of our superblocks, opened exclusively.
+struct Candidate {
+    disk: Disk,
+    superblock: Superblock,
+    layout: MemberLayout,
+    replayed: Option<Replayed>,
+    /// Why it cannot be a member in sync.
+    flaw: Option<String>,
+}
+
+/// Opens the pool that the drives belong to.
+pub async fn open(core: &Core, plan: &OpenPlan) -> Result<Pool, PoolError> {
+    let candidates = find_candidates(core, plan).await?;
+    let pool = match one_pool(&candidates) {
+        Ok(pool) => pool,
+        Err(error) => {
+            close_candidates(core, candidates).await;
+            return Err(error);
+        }
+    };
+    let path = witness_path(&plan.witness_folder, pool);
+    let witness = match open_exclusive(core, &path, Access::ExclusiveCreate { size: WITNESS_LEN }).await {
+        Ok(disk) => {
+            let log = replay(core, &disk, WITNESS_AREA).await.ok().flatten();
+            Some((disk, log.filter(|l| l.state.pool == pool)))
+        }
+        Err(PoolError::Busy { path }) => {
+            close_candidates(core, candidates).await;
+            return Err(PoolError::Busy { path });
+        }
+        // The state folder can be lost without losing data: then the witness has no vote.
+        Err(_) => None,
+    };
+    start(core, plan, candidates, witness).await
+}
+
+async fn close_candidates(core: &Core, candidates: Vec<Candidate>) {
+    for candidate in candidates {
+        candidate.disk.close(core).await;
+    }
+}
+
+async fn find_candidates(core: &Core, plan: &OpenPlan) -> Result<Vec<Candidate>, PoolError> {
+    let mut found = Vec::new();
+    for path in &plan.disks {
+        match find_candidate(core, path).await {
+            Ok(Some(candidate)) => found.push(candidate),
+            // A drive that is not there, or is not ours, is not a reason to give up the others.
+            Ok(None) | Err(PoolError::Open { .. } | PoolError::Disk { .. }) => {}
+            Err(error) => {
+                close_candidates(core, found).await;
+                return Err(error);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Looks at a drive before taking hold of it: nothing of somebody else's is even locked.
+async fn find_candidate(core: &Core, path: &PathBuf) -> Result<Option<Candidate>, PoolError> {
+    let seen = Disk::open(core, path, Access::Inspect).await;
+    let seen = seen.map_err(|errno| PoolError::Open { path: path.clone(), errno })?;
+    let superblock = read_superblock(core, &seen).await;
+    seen.close(core).await;
+    let Some(superblock) = superblock.map_err(|errno| disk_error(&seen, "read", errno))? else {
+        return Ok(None);
+    };
+    let disk = open_exclusive(core, path, Access::Exclusive).await?;
+    let Some(layout) = member_layout(superblock.size, superblock.extent) else { return Ok(None) };
+    let flaw = (disk.facts().size < superblock.size).then(|| {
+        let (is, was) = (disk.facts().size, superblock.size);
+        format!("it is truncated: {} bytes of {}", is.0, was.0)
+    });
+    let mut candidate = Candidate { disk, superblock, layout, replayed: None, flaw };
+    let area = super::log::LogArea { start: super::layout::LOG_START, generation_len: layout.log_generation };
+    if candidate.flaw.is_none() {
+        match replay(core, &candidate.disk, area).await {
+            Ok(log) => candidate.replayed = log.filter(|l| l.state.pool == candidate.superblock.pool),
+            Err(errno) => candidate.flaw = Some(format!("its metadata log cannot be read: {}", errno.desc())),
+        }
+    }
+    Ok(Some(candidate))
+}
+
+/// The superblock of a drive: the front one, or the back one where the front one is damaged.
+pub async fn read_superblock(core: &Core, disk: &Disk) -> Result<Option<Superblock>, Errno> {
+    let size = round_down(disk.facts().size.0, BLOCK);
+    if size < 2 * BLOCK {
+        return Ok(None);
+    }
+    let mut failed = None;
+    for at in [ByteOffset(0), ByteOffset(size - BLOCK)] {
+        match read_bytes(core, disk, at, ByteLen(BLOCK)).await {
+            Ok(bytes) => match Superblock::parse(&bytes, at) {
+                Ok(superblock) => return Ok(Some(superblock)),
+                Err(SuperblockError::Absent | SuperblockError::Damaged | SuperblockError::Version(_)) => {}
+            },
+            Err(errno) => failed = Some(errno),
+        }
+    }
+    failed.map_or(Ok(None), Err)
+}
+
+fn one_pool(candidates: &[Candidate]) -> Result<Uuid, PoolError> {
+    let first = candidates.first().ok_or(PoolError::NoMembers)?;
+    if candidates.iter().any(|c| c.superblock.pool != first.superblock.pool) {
+        let names: std::collections::BTreeSet<String> = candidates
+            .iter()
+            .map(|c| format!("{} ({})", c.superblock.pool_name, c.superblock.pool))
+            .collect();
+        return Err(PoolError::SeveralPools(names.into_iter().collect::<Vec<_>>().join(", ")));
+    }
+    let mut by_member = BTreeMap::new();
+    for candidate in candidates {
+        if let Some(other) = by_member.insert(candidate.superblock.member, candidate.disk.path()) {
+            return Err(PoolError::Twins(other.to_owned(), candidate.disk.path().to_owned()));
+        }
+    }
+    Ok(first.superblock.pool)
+}
+
+async fn start(
+    core: &Core,
+    plan: &OpenPlan,
+    mut candidates: Vec<Candidate>,
+    mut witness: Option<(Disk, Option<Replayed>)>,
+) -> Result<Pool, PoolError> {
+    let mut logs: Vec<(Voter, Replayed)> = Vec::new();
+    for candidate in &mut candidates {
+        let voter = Voter::Member(candidate.superblock.id);
+        logs.extend(candidate.replayed.take().map(|log| (voter, log)));
+    }
+    if let Some((_, log)) = &mut witness {
+        logs.extend(log.take().map(|log| (Voter::Witness, log)));
+    }
+    let name = candidates.first().map(|c| c.superblock.pool_name.clone()).unwrap_or_default();
+    let elected = match elect(&logs, plan.force) {
+        Ok(elected) => elected,
+        Err(error) => {
+            let error = explain(&name, &error, &logs, &candidates);
+            if let Some((disk, _)) = witness {
+                disk.close(core).await;
+            }
+            close_candidates(core, candidates).await;
+            return Err(error);
+        }
+    };
+    let forced = !elected.tally.is_majority();
+    let old = elected.replayed.state.clone();
+    let (changes, reasons) = judge(&elected, &logs, &candidates, forced);
+    let position = elected.replayed.position;
+    let mut state = old.clone();
+    for change in &changes {
+        state
+            .apply(position.sequence + 1, change)
+            .map_err(|_| PoolError::Invalid("contradiction".to_owned()))?;
+    }
+    let members = build_members(core, &state, candidates, &reasons).await?;
+    let mut votes = build_votes(&members, witness.map(|(disk, _)| disk), &logs, position, forced);
+    votes.total = state.members.len() + 1;
+    let committed = votes.begin_epoch(core, &state, &changes).await?;
+    run(core, plan, state, members, votes, committed.lost, old.clean).await
+}
+
+/// What opening changes: the members' states, and that the pool is open. With why each is not active, in words.
+fn judge(
+    elected: &Elected<'_>,
+    logs: &[(Voter, Replayed)],
+    candidates: &[Candidate],
+    forced: bool,
+) -> (Vec<Change>, BTreeMap<MemberId, String>) {
+    let newest = elected.replayed;
+    let mut changes = vec![Change::Opened { forced }];
+    let mut reasons = BTreeMap::new();
+    for (id, record) in &newest.state.members {
+        let candidate = candidates.iter().find(|c| c.superblock.member == record.uuid && c.flaw.is_none());
+        let flaw =
+            candidates.iter().find(|c| c.superblock.member == record.uuid).and_then(|c| c.flaw.clone());
+        let position = logs.iter().find(|(v, _)| *v == Voter::Member(*id)).map(|(_, log)| log.position);
+        let event = match (candidate, position) {
+            (None, _) => Event::Absent,
+            (Some(_), Some(position)) if is_current(&newest.position, &position) => Event::Current,
+            (Some(_), _) => Event::Old,
+        };
+        let next = after(event, record.state);
+        if next != record.state {
+            changes.push(Change::MemberState { member: *id, state: next });
+        }
+        reasons.insert(*id, reason(event, record.state, next, flaw));
+    }
+    (changes, reasons)
+}
+
+/// Whether a member's log is the newest one, or lacks only the commit that a crash cut off: commits are made one
+/// at a time, so that a member in sync misses one at most.
+fn is_current(newest: &Position, position: &Position) -> bool {
+    position.epoch == newest.epoch && position.sequence + 1 >= newest.sequence
+}
+
+fn reason(event: Event, before: MemberState, next: MemberState, flaw: Option<String>) -> String {
+    let words = match (next, event, before) {
+        (MemberState::Active, _, _) => "",
+        (MemberState::Missing, _, _) => "it is not there",
+        (_, Event::Old, MemberState::Active) => {
+            "it is an old image of itself: commits are missing in its log"
+        }
+        _ => "it was away, and its copies missed writes",
+    };
+    flaw.unwrap_or_else(|| words.to_owned())
+}
+
+async fn build_members(
+    core: &Core,
+    state: &State,
+    candidates: Vec<Candidate>,
+    reasons: &BTreeMap<MemberId, String>,
+) -> Result<BTreeMap<MemberId, Arc<Member>>, PoolError> {
+    let mut candidates: BTreeMap<Uuid, Candidate> =
+        candidates.into_iter().map(|c| (c.superblock.member, c)).collect();
+    let mut members = BTreeMap::new();
+    for (id, record) in &state.members {
+        let layout = member_layout(record.size, state.extent)
+            .ok_or_else(|| PoolError::Invalid(format!("member {} has no layout", record.name)))?;
+        let candidate = candidates.remove(&record.uuid);
+        let flawed = candidate.as_ref().is_some_and(|c| c.flaw.is_some());
+        let (disk, dirty) = match candidate {
+            Some(c) if !flawed && c.layout == layout => match DirtyLog::load(core, &c.disk, &layout).await {
+                Ok(dirty) => (Some(c.disk), dirty),
+                Err(errno) => return Err(disk_error(&c.disk, "read", errno)),
+            },
+            Some(c) => {
+                c.disk.close(core).await;
+                (None, DirtyLog::empty(&layout))
+            }
+            None => (None, DirtyLog::empty(&layout)),
+        };
+        let member = Member::new(*id, record.uuid, record.name.clone(), layout, disk, dirty);
+        let active = record.state == MemberState::Active && member.disk.is_some();
+        member.set_in_sync(active, reasons.get(id).map_or("", String::as_str));
+        members.insert(*id, Arc::new(member));
+    }
+    close_candidates(core, candidates.into_values().collect()).await;
+    Ok(members)
+}
+
+fn build_votes(
+    members: &BTreeMap<MemberId, Arc<Member>>,
+    witness: Option<Disk>,
+    logs: &[(Voter, Replayed)],
+    position: Position,
+    forced: bool,
+) -> Votes {
+    let generation =
+        |voter| logs.iter().find(|(v, _)| *v == voter).map_or(0, |(_, log)| log.cursor.generation);
+    let vote = |voter, place, area| Vote {
+        voter,
+        place,
+        area,
+        cursor: None,
+        generation: generation(voter),
+        alive: true,
+    };
+    let mut votes: Vec<Vote> = members
+        .values()
+        .filter(|m| m.disk.is_some())
+        .map(|m| vote(Voter::Member(m.id), Place::Member(m.clone()), m.log_area()))
+        .collect();
+    votes.extend(witness.map(|disk| vote(Voter::Witness, Place::Witness(Arc::new(disk)), WITNESS_AREA)));
+    Votes { votes, position, total: 0, frozen: false, forced }
+}
+
+async fn run(
+    core: &Core,
+    plan: &OpenPlan,
+    state: State,
+    members: BTreeMap<MemberId, Arc<Member>>,
+    votes: Votes,
+    lost: Vec<(Voter, Errno)>,
+    clean: bool,
+) -> Result<Pool, PoolError> {
+    let (sender, requests) = mailbox();
+    let free =
+        FreeExtents::of(&state).map_err(|_| PoolError::Invalid("two slots claim one extent".to_owned()))?;
+    let cached = usize::try_from(plan.cache.0 / REGION_COST).unwrap_or(usize::MAX);
+    let tally = votes.tally();
+    let witness = votes.votes.iter().find_map(|v| match &v.place {
+        Place::Witness(disk) => Some(disk.clone()),
+        Place::Member(_) => None,
+    });
+    let (pool_bits, _) = state.pool.as_u64_pair();
+    let shared = Arc::new(Shared {
+        uuid: state.pool,
+        seed: pool_bits,
+        extent: state.extent,
+        region: region_size(state.extent),
+        members,
+        cache: RegionCache::new(cached),
+        volumes: Default::default(),
+        membership: 0.into(),
+        dirty_regions: 0.into(),
+        cleaned: Default::default(),
+        clean_now: false.into(),
+        clean_wanted: Default::default(),
+        closing: false.into(),
+        home: sender,
+        live: Live { state, free, epoch: votes.position.epoch, votes_present: tally.present }.into(),
+    });
+    publish(&shared);
+    settle_crash(core, &shared, clean).await?;
+    spawn_home(core, &shared, votes, requests);
+    for (voter, errno) in lost {
+        if let Voter::Member(member) = voter {
+            let reason = format!("its metadata log could not be written: {}", errno.desc());
+            shared.member_failed(member, reason).await.map_err(|_| PoolError::Frozen)?;
+        }
+    }
+    Ok(Pool { shared, witness })
+}
+
+fn publish(shared: &Arc<Shared>) {
+    let live = crate::reactor::sync::lock(&shared.live);
+    let volumes = live.state.volumes.iter();
+    let volumes =
+        volumes.map(|(id, record)| (*id, Arc::new(PoolVolume::new(shared.clone(), *id, record)))).collect();
+    shared.volumes.store(Arc::new(volumes));
+}
+
+async fn settle_crash(core: &Core, shared: &Arc<Shared>, clean: bool) -> Result<(), PoolError> {
+    if clean {
+        return Ok(());
+    }
+    if shared.members.values().any(|m| !m.is_in_sync()) {
+        remember_missed(shared, core).await;
+    }
+    settle::settle(core, shared).await
+}
+
+fn spawn_home(core: &Core, shared: &Arc<Shared>, votes: Votes, requests: Receiver<HomeRequest>) {
+    let home = Home { core: core.clone(), pool: shared.clone(), votes, requests };
+    core.spawn(home.run());
+    core.spawn(cleaner(core.clone(), shared.clone()));
+    shared.membership.store(1, Ordering::Release);
+}
+
+fn explain(
+    name: &str,
+    error: &QuorumError,
+    logs: &[(Voter, Replayed)],
+    candidates: &[Candidate],
+) -> PoolError {
+    let name = name.to_owned();
+    match error {
+        QuorumError::NoLog => PoolError::NoLog { name },
+        QuorumError::NoMajority(tally) => {
+            let newest = logs.iter().max_by_key(|(_, r)| (r.position.epoch, r.position.sequence));
+            let here = |uuid| candidates.iter().any(|c| c.superblock.member == uuid);
+            let absent = newest.iter().flat_map(|(_, r)| r.state.members.values().filter(|m| !here(m.uuid)));
+            let mut missing: Vec<String> = absent.map(|m| m.name.clone()).collect();
+            if !logs.iter().any(|(v, _)| *v == Voter::Witness) {
+                missing.push("the witness in the state folder".to_owned());
+            }
+            PoolError::NoMajority { name, tally: *tally, missing: missing.join(", ") }
+        }
+        QuorumError::Forked(voter) => {
+            let who = match voter {
+                Voter::Witness => "the witness".to_owned(),
+                Voter::Member(id) => candidates
+                    .iter()
+                    .find(|c| c.superblock.id == *id)
+                    .map_or_else(|| format!("{id:?}"), |c| c.disk.path().display().to_string()),
+            };
+            PoolError::Forked { name, who }
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! A volume of a pool: requests cut into fragments, each done under its region's guard.
+
+use super::redundancy::stripe::{Fragment, Geometry};
+use super::region::{Region, RegionKey};
+use super::shared::Shared;
+use super::state::VolumeRecord;
+use super::{fragment_read, fragment_write};
+use crate::base::checksum::block_seed;
+use crate::base::limits::BLOCK;
+use crate::base::units::{ByteLen, RegionIndex, Span, VolumeId};
+use crate::block::{self, Payload, Status, WriteFlags};
+use crate::disk::Rounds;
+use crate::io::buf::Buf;
+use crate::reactor::Core;
+use crate::reactor::sync::{Budget, WaitList, lock};
+use arc_swap::ArcSwap;
+use futures_util::future::join_all;
+use smallvec::SmallVec;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use uuid::Uuid;
+
+/// What of a volume changes when it grows or is renamed.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub name: String,
+    pub size: ByteLen,
+    pub geometry: Geometry,
+}
+
+/// A volume at run time, shared by all cores.
+pub struct PoolVolume {
+    pub pool: Arc<Shared>,
+    pub id: VolumeId,
+    pub uuid: Uuid,
+    pub copies: u8,
+    pub checksums: bool,
+    pub shape: ArcSwap<Shape>,
+    /// Regions whose written marks are newer in memory than on the members.
+    pub unsaved: Mutex<BTreeSet<RegionKey>>,
+    pub flush_rounds: Rounds,
+    /// One save of regions at a time.
+    pub save_turn: Budget,
+    destroyed: AtomicBool,
+    entered: AtomicUsize,
+    left: WaitList,
+}
+
+/// A request under way.
+pub struct Entered<'a> {
+    volume: &'a PoolVolume,
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        if self.volume.entered.fetch_sub(1, Ordering::AcqRel) == 1 && self.volume.is_destroyed() {
+            self.volume.left.wake_all();
+        }
+    }
+}
+
+impl PoolVolume {
+    pub fn new(pool: Arc<Shared>, id: VolumeId, record: &VolumeRecord) -> PoolVolume {
+        let shape = shape_of(&pool, record);
+        PoolVolume {
+            pool,
+            id,
+            uuid: record.uuid,
+            copies: record.copies,
+            checksums: record.checksums,
+            shape: ArcSwap::from_pointee(shape),
+            unsaved: Mutex::default(),
+            flush_rounds: Rounds::default(),
+            save_turn: Budget::new(1),
+            destroyed: AtomicBool::new(false),
+            entered: AtomicUsize::new(0),
+            left: WaitList::default(),
+        }
+    }
+
+    /// Follows a committed change of size or name.
+    pub fn reshape(&self, record: &VolumeRecord) {
+        self.shape.store(Arc::new(shape_of(&self.pool, record)));
+    }
+
+    pub fn geometry(&self) -> block::Geometry {
+        let shape = self.shape.load();
+        let disks = self.pool.members.values().filter_map(|m| m.disk.as_ref());
+        block::Geometry {
+            size: shape.size,
+            block: u32::try_from(BLOCK).expect("4096"),
+            preferred: u32::try_from(shape.geometry.unit.0).expect("1 MiB at most"),
+            rotational: disks.into_iter().any(|d| d.facts().rotational),
+        }
+    }
+
+    /// The bytes of a span, which lies within the volume.
+    pub async fn read(&self, core: &Core, span: Span) -> Result<Payload, Status> {
+        let _entered = self.enter()?;
+        let fragments = self.fragments(span);
+        if let [fragment] = fragments[..] {
+            return fragment_read::read(self, core, fragment).await.map(Payload::one);
+        }
+        let parts = join_all(fragments.into_iter().map(|f| fragment_read::read(self, core, f))).await;
+        let parts: Result<SmallVec<[Buf; 2]>, Status> = parts.into_iter().collect();
+        Ok(Payload { parts: parts? })
+    }
+
+    /// Writes a payload; its span lies within the volume.
+    pub async fn write(
+        &self,
+        core: &Core,
+        span: Span,
+        payload: Payload,
+        flags: WriteFlags,
+    ) -> Result<(), Status> {
+        let _entered = self.enter()?;
+        let fragments = self.fragments(span);
+        let fresh = if let [fragment] = fragments[..] {
+            let data = payload_part(core, &payload, span, fragment);
+            fragment_write::write(self, core, fragment, data, flags.fua).await?
+        } else {
+            let writes = fragments.into_iter().map(|f| {
+                let data = payload_part(core, &payload, span, f);
+                fragment_write::write(self, core, f, data, flags.fua)
+            });
+            let ended: Result<Vec<bool>, Status> = join_all(writes).await.into_iter().collect();
+            ended?.contains(&true)
+        };
+        // The data is durable, but a block written for the first time is found again only by its written mark.
+        if flags.fua && fresh { self.flush(core).await } else { Ok(()) }
+    }
+
+    pub fn fragments(&self, span: Span) -> SmallVec<[Fragment; 8]> {
+        self.shape.load().geometry.fragments(span).collect()
+    }
+
+    /// The region of a fragment, and where the fragment starts within it.
+    pub fn region_of(&self, fragment: &Fragment) -> (Arc<Region>, ByteLen) {
+        let region_len = self.pool.region.0;
+        let index = u32::try_from(fragment.offset.0 / region_len).expect("128 at most");
+        let region = self.pool.region(self.id, fragment.slot, RegionIndex(index), self.checksums);
+        (region, ByteLen(fragment.offset.0 % region_len))
+    }
+
+    /// The seed of the checksum of one block of a region.
+    pub fn block_seed(&self, key: RegionKey, stamp: u64, block: u32) -> u64 {
+        let in_slot = key.region.0 * self.pool.region_blocks() + block;
+        block_seed(self.pool.seed, self.id.0, key.slot.0, stamp, in_slot)
+    }
+
+    /// Remembers that a region's written marks must be saved by the next flush.
+    pub fn note_unsaved(&self, key: RegionKey) {
+        lock(&self.unsaved).insert(key);
+    }
+
+    /// Whether a crash could leave the copies of a region different, or its checksums stale.
+    pub fn needs_marks(&self) -> bool {
+        self.copies > 1 || self.checksums
+    }
+
+    /// Counts a request in, unless the volume takes none any more.
+    pub fn enter(&self) -> Result<Entered<'_>, Status> {
+        self.entered.fetch_add(1, Ordering::AcqRel);
+        let entered = Entered { volume: self };
+        if self.is_destroyed() { Err(Status::ShuttingDown) } else { Ok(entered) }
+    }
+
+    pub fn is_destroyed(&self) -> bool {
+        self.destroyed.load(Ordering::Acquire)
+    }
+
+    /// Takes no more requests and waits for those under way: afterwards nobody touches the volume's extents.
+    pub async fn retire(&self) {
+        self.destroyed.store(true, Ordering::Release);
+        loop {
+            let ticket = self.left.ticket();
+            if self.entered.load(Ordering::Acquire) == 0 {
+                break;
+            }
+            ticket.await;
+        }
+        // A save under way ends, and none starts: `save` looks at `destroyed` once it has its turn.
+        drop(self.save_turn.take(1).await);
+    }
+
+    /// Where a block of a region starts in the volume's slot.
+    pub fn offset_in_extent(&self, region: RegionIndex, within: ByteLen) -> ByteLen {
+        ByteLen(u64::from(region.0) * self.pool.region.0) + within
+    }
+}
+
+fn shape_of(pool: &Shared, record: &VolumeRecord) -> Shape {
+    let geometry = Geometry {
+        extent: pool.extent,
+        region: pool.region,
+        unit: record.unit,
+        segments: record.segments.clone(),
+    };
+    Shape { name: record.name.clone(), size: record.size, geometry }
+}
+
+/// The part of a payload that a fragment covers: shared where it lies in one buffer with the volume's alignment,
+/// copied otherwise.
+fn payload_part(core: &Core, payload: &Payload, span: Span, fragment: Fragment) -> Buf {
+    let start = (fragment.at - span.offset()).as_usize();
+    let len = fragment.len.as_usize();
+    let mut skipped = 0;
+    for part in &payload.parts {
+        if start >= skipped && start + len <= skipped + part.len() {
+            return part.slice(start - skipped..start - skipped + len);
+        }
+        skipped += part.len();
+    }
+    let mut copy = core.buffers().take(len);
+    gather(payload, start, copy.as_mut_slice());
+    copy.freeze()
+}
+
+/// Copies the payload's bytes from `start` on.
+fn gather(payload: &Payload, start: usize, out: &mut [u8]) {
+    let (mut skipped, mut done) = (0, 0);
+    for part in &payload.parts {
+        let bytes = part.as_slice();
+        let from = (start + done).saturating_sub(skipped).min(bytes.len());
+        let step = (bytes.len() - from).min(out.len() - done);
+        if start + done >= skipped && step > 0 {
+            out[done..done + step].copy_from_slice(&bytes[from..from + step]);
+            done += step;
+        }
+        skipped += bytes.len();
+    }
+    assert_eq!(done, out.len(), "the payload covers its span");
+}
+
+/// Whether bytes can go to a disk as they are: whole blocks, aligned in memory.
+pub fn is_direct(buf: &Buf, within: ByteLen) -> bool {
+    let aligned = |n: u64| n.is_multiple_of(BLOCK);
+    aligned(within.0) && aligned(buf.len() as u64) && aligned(buf.as_ptr().addr() as u64) // widening
+}
+
+/// The blocks of a region that a range of its bytes touches.
+pub fn blocks_of(within: ByteLen, len: ByteLen) -> std::ops::Range<u32> {
+    let first = within.0 / BLOCK;
+    let end = (within.0 + len.0).div_ceil(BLOCK);
+    u32::try_from(first).expect("512 at most")..u32::try_from(end).expect("512 at most")
+}

@@ -1,0 +1,167 @@
+//! Writing the metadata log: one commit at a time, to every vote, done when a majority holds it.
+
+use super::error::PoolError;
+use super::log::{Cursor, LogArea, Position, append};
+use super::member::Member;
+use super::quorum::{Tally, Voter};
+use super::record::{Header, Kind, link};
+use super::state::{Change, State};
+use super::state_codec::{emit_changes, emit_state};
+use crate::base::units::ByteLen;
+use crate::disk::Disk;
+use crate::reactor::Core;
+use futures_util::future::join_all;
+use nix::errno::Errno;
+use std::sync::Arc;
+
+/// A place that holds a copy of the log.
+pub struct Vote {
+    pub voter: Voter,
+    pub place: Place,
+    pub area: LogArea,
+    /// None until the first checkpoint of this opening.
+    pub cursor: Option<Cursor>,
+    /// The generation the log was in when it was opened; the next checkpoint goes to the other half.
+    pub generation: u64,
+    pub alive: bool,
+}
+
+/// The disk of a vote.
+pub enum Place {
+    Member(Arc<Member>),
+    Witness(Arc<Disk>),
+}
+
+impl Place {
+    pub fn disk(&self) -> Option<&Disk> {
+        match self {
+            Place::Member(member) => member.disk.as_ref(),
+            Place::Witness(disk) => Some(disk),
+        }
+    }
+}
+
+/// All votes that are present, and where the history stands.
+pub struct Votes {
+    pub votes: Vec<Vote>,
+    pub position: Position,
+    /// Votes there are, present or not.
+    pub total: usize,
+    /// The majority was lost: nothing is committed any more.
+    pub frozen: bool,
+    /// Opened without a majority, by order: the votes present are enough.
+    pub forced: bool,
+}
+
+/// What became of a commit.
+pub struct Committed {
+    pub sequence: u64,
+    /// Votes that failed during it.
+    pub lost: Vec<(Voter, Errno)>,
+}
+
+impl Votes {
+    pub fn tally(&self) -> Tally {
+        Tally { present: self.votes.iter().filter(|v| v.alive).count(), total: self.total }
+    }
+
+    /// Starts a new epoch: every vote gets a checkpoint of the state after these changes.
+    pub async fn begin_epoch(
+        &mut self,
+        core: &Core,
+        after: &State,
+        changes: &[Change],
+    ) -> Result<Committed, PoolError> {
+        self.position.epoch += 1;
+        self.advance(changes);
+        self.checkpoint(core, after).await
+    }
+
+    /// Commits changes; `after` is the state with them.
+    pub async fn commit(
+        &mut self,
+        core: &Core,
+        after: &State,
+        changes: &[Change],
+    ) -> Result<Committed, PoolError> {
+        if self.frozen {
+            return Err(PoolError::Frozen);
+        }
+        let before = self.position.link;
+        let body = emit_changes(changes);
+        self.advance(changes);
+        let len = body.len() as u64; // widening
+        let fits = |v: &Vote| v.cursor.is_some_and(|cursor| v.area.fits(cursor, len));
+        if !self.votes.iter().filter(|v| v.alive).all(fits) {
+            return self.checkpoint(core, after).await;
+        }
+        let header = |generation| self.header(Kind::Changes, generation, before, len);
+        let appends = self.votes.iter().map(async |vote| {
+            let cursor = vote.cursor.filter(|_| vote.alive)?;
+            let disk = vote.place.disk()?;
+            Some(append(core, disk, vote.area, cursor, &header(cursor.generation), &body).await)
+        });
+        let ended = join_all(appends).await;
+        self.count(ended)
+    }
+
+    /// Writes the whole state to the other generation of every vote.
+    async fn checkpoint(&mut self, core: &Core, state: &State) -> Result<Committed, PoolError> {
+        let body = emit_state(state);
+        let len = body.len() as u64; // widening
+        let start = |generation| Cursor { generation, offset: ByteLen(0) };
+        // Half of a generation is left for records: a log that is full again at once would be of no use.
+        if self.votes.iter().any(|v| v.alive && len > v.area.generation_len.0 / 2) {
+            return Err(PoolError::LogFull(
+                "the map of this pool is too large for the log of its smallest drive",
+            ));
+        }
+        let writes = self.votes.iter().map(async |vote| {
+            let disk = vote.place.disk().filter(|_| vote.alive)?;
+            let generation = vote.cursor.map_or(vote.generation, |c| c.generation) + 1;
+            let header = self.header(Kind::Checkpoint, generation, self.position.link, len);
+            Some(append(core, disk, vote.area, start(generation), &header, &body).await)
+        });
+        let ended = join_all(writes).await;
+        self.count(ended)
+    }
+
+    fn advance(&mut self, changes: &[Change]) {
+        let body = emit_changes(changes);
+        self.position.sequence += 1;
+        let header = Header {
+            kind: Kind::Changes,
+            generation: 0,
+            epoch: self.position.epoch,
+            sequence: self.position.sequence,
+            before: self.position.link,
+            body_len: body.len() as u64, // widening
+        };
+        self.position.link = link(&header, &body);
+    }
+
+    fn header(&self, kind: Kind, generation: u64, before: u64, body_len: u64) -> Header {
+        let Position { epoch, sequence, .. } = self.position;
+        Header { kind, generation, epoch, sequence, before, body_len }
+    }
+
+    fn count(&mut self, ended: Vec<Option<Result<Cursor, Errno>>>) -> Result<Committed, PoolError> {
+        let mut lost = Vec::new();
+        for (vote, end) in self.votes.iter_mut().zip(ended) {
+            match end {
+                Some(Ok(cursor)) => vote.cursor = Some(cursor),
+                Some(Err(errno)) => {
+                    vote.alive = false;
+                    lost.push((vote.voter, errno));
+                }
+                None => vote.alive = false,
+            }
+        }
+        let tally = self.tally();
+        if tally.present == 0 || !(tally.is_majority() || self.forced) {
+            self.frozen = true;
+            return Err(PoolError::Frozen);
+        }
+        Ok(Committed { sequence: self.position.sequence, lost })
+    }
+}

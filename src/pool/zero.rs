@@ -1,0 +1,254 @@
+//! Zeroes and discards: blocks are marked as never written, and slots without a written block go back to the pool.
+
+use super::fragment_read::index;
+use super::fragment_write::{begin, write};
+use super::load::{ensure_loaded, ensure_placed, is_allocated};
+use super::redundancy::stripe::Fragment;
+use super::region::{Hold, Load};
+use super::volume::PoolVolume;
+use crate::base::limits::BLOCK;
+use crate::base::units::{ByteLen, ByteOffset, RegionIndex, SlotIndex, Span, round_down, round_up};
+use crate::block::{Allocation, AllocationRun, Status, WriteFlags, ZeroFlags};
+use crate::reactor::Core;
+use crate::reactor::sync::lock;
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+/// Stripes that one question about allocation looks at, at most.
+const STRIPES_PER_ANSWER: usize = 64;
+
+impl PoolVolume {
+    /// Gives space back. Blocks covered in part keep their bytes.
+    pub async fn discard(&self, core: &Core, span: Span, flags: WriteFlags) -> Result<(), Status> {
+        let _entered = self.enter()?;
+        let start = round_up(span.offset().0, BLOCK);
+        let end = round_down(span.end().0, BLOCK);
+        if start < end {
+            self.clear(core, Span::at(start, end - start), false).await?;
+        }
+        if flags.fua { self.flush(core).await } else { Ok(()) }
+    }
+
+    /// Makes a span read as zeros.
+    pub async fn write_zeroes(&self, core: &Core, span: Span, flags: ZeroFlags) -> Result<(), Status> {
+        let _entered = self.enter()?;
+        let (first, last) = (round_up(span.offset().0, BLOCK), round_down(span.end().0, BLOCK));
+        if first >= last {
+            self.zero_part(core, span).await?;
+        } else {
+            self.zero_part(core, Span::at(span.offset().0, first - span.offset().0)).await?;
+            self.clear(core, Span::at(first, last - first), flags.allocate).await?;
+            self.zero_part(core, Span::at(last, span.end().0 - last)).await?;
+        }
+        if flags.fua { self.flush(core).await } else { Ok(()) }
+    }
+
+    /// Writes zeros into parts of blocks; where no slot is allocated they are zero already.
+    async fn zero_part(&self, core: &Core, span: Span) -> Result<(), Status> {
+        for fragment in self.fragments(span) {
+            let zeroes = core.buffers().zeroes(fragment.len.as_usize());
+            if is_allocated(self, fragment.slot) {
+                write(self, core, fragment, zeroes, false).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Clears the written marks of whole blocks, stripe by stripe.
+    async fn clear(&self, core: &Core, span: Span, allocate: bool) -> Result<(), Status> {
+        let mut at = span.offset();
+        while at < span.end() {
+            let (slots, stripe) = self.shape.load().geometry.stripe_at(at);
+            let end = stripe.end().min(span.end());
+            let part = Span::at(at.0, (end - at).0);
+            if allocate || slots.clone().any(|slot| is_allocated(self, SlotIndex(slot))) {
+                self.clear_in_stripe(core, part, allocate).await?;
+            }
+            at = if allocate { end } else { self.next_allocated(slots.end, end, span) };
+        }
+        Ok(())
+    }
+
+    /// Where the next stripe with an allocated slot starts, from slot `from` on.
+    fn next_allocated(&self, from: u32, at: ByteOffset, span: Span) -> ByteOffset {
+        let next = {
+            let live = lock(&self.pool.live);
+            let record = live.state.volumes.get(&self.id);
+            record.and_then(|v| v.slots.range(SlotIndex(from)..).next().map(|(slot, _)| *slot))
+        };
+        let Some(next) = next else { return span.end() };
+        let geometry = &self.shape.load().geometry;
+        let mut start = at;
+        while start < span.end() && !geometry.stripe_at(start).0.contains(&next.0) {
+            start = geometry.stripe_at(start).1.end();
+        }
+        start.min(span.end())
+    }
+
+    async fn clear_in_stripe(&self, core: &Core, span: Span, allocate: bool) -> Result<(), Status> {
+        let mut touched = BTreeSet::new();
+        for fragment in self.fragments(span) {
+            if allocate || is_allocated(self, fragment.slot) {
+                self.clear_fragment(core, fragment, allocate).await?;
+                touched.insert(fragment.slot);
+            }
+        }
+        if !allocate {
+            for slot in touched {
+                self.free_if_empty(core, slot).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn clear_fragment(&self, core: &Core, fragment: Fragment, allocate: bool) -> Result<(), Status> {
+        let (region, within) = self.region_of(&fragment);
+        let blocks = super::volume::blocks_of(within, fragment.len);
+        let hold = region.hold(blocks.clone(), true).await;
+        ensure_loaded(self, core, &hold).await?;
+        if allocate {
+            ensure_placed(self, &hold).await?;
+        }
+        let range = index(blocks.start)..index(blocks.end);
+        let placement = {
+            let state = region.state();
+            if !state.written.any(range.clone()) {
+                return Ok(());
+            }
+            state.placement.clone().expect("written blocks lie somewhere")
+        };
+        // Copies whose region blocks differ after a crash are settled by the dirty mark, as for a write.
+        begin(self, core, &hold, &placement).await?;
+        {
+            let mut state = region.state();
+            state.writing -= 1;
+            state.changes += 1;
+            state.touched = core.now();
+            state.written.set_range(range, false);
+        }
+        self.note_unsaved(region.key);
+        Ok(())
+    }
+
+    /// Frees a slot if no block of it is written.
+    async fn free_if_empty(&self, core: &Core, slot: SlotIndex) -> Result<(), Status> {
+        let regions = 0..self.pool.regions_per_slot();
+        for region in regions.clone() {
+            if !self.is_empty_region(core, slot, region).await? {
+                return Ok(());
+            }
+        }
+        let mut holds: Vec<Hold> = Vec::new();
+        for region in regions {
+            let region = self.pool.region(self.id, slot, RegionIndex(region), self.checksums);
+            let hold = region.hold(0..self.pool.region_blocks(), true).await;
+            ensure_loaded(self, core, &hold).await?;
+            holds.push(hold);
+        }
+        let empty = |h: &Hold| h.region().state().written.is_empty();
+        if !holds.iter().all(empty) || !is_allocated(self, slot) {
+            return Ok(());
+        }
+        for hold in &holds {
+            wait_for_saves(hold).await;
+        }
+        self.pool.free(self.id, slot).await?;
+        for hold in &holds {
+            let marked = matches!(hold.region().state().mark, super::region::Mark::Durable { .. });
+            hold.region().state().reset();
+            if marked {
+                self.pool.dirty_regions.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_empty_region(&self, core: &Core, slot: SlotIndex, region: u32) -> Result<bool, Status> {
+        let region = self.pool.region(self.id, slot, RegionIndex(region), self.checksums);
+        let loaded = region.state().load == Load::Loaded;
+        if !loaded {
+            let hold = region.hold(0..1, false).await;
+            ensure_loaded(self, core, &hold).await?;
+        }
+        let empty = region.state().written.is_empty();
+        Ok(empty)
+    }
+
+    /// What of a span is written. The answer may end before the span does.
+    pub async fn allocation(&self, core: &Core, span: Span, runs_max: usize) -> Result<Allocation, Status> {
+        let _entered = self.enter()?;
+        let mut runs: Vec<AllocationRun> = Vec::new();
+        let mut at = span.offset();
+        for _ in 0..STRIPES_PER_ANSWER {
+            if at >= span.end() || runs.len() >= runs_max {
+                break;
+            }
+            let (slots, stripe) = self.shape.load().geometry.stripe_at(at);
+            if slots.clone().any(|slot| is_allocated(self, SlotIndex(slot))) {
+                let end = stripe.end().min(span.end());
+                at = self.runs_in_stripe(core, Span::at(at.0, (end - at).0), runs_max, &mut runs).await?;
+            } else {
+                let next = self.next_allocated(slots.end, stripe.end().min(span.end()), span);
+                push_run(&mut runs, AllocationRun { len: next - at, hole: true, zero: true });
+                at = next;
+            }
+        }
+        Ok(Allocation { span: Span::at(span.offset().0, (at - span.offset()).0), runs })
+    }
+
+    async fn runs_in_stripe(
+        &self,
+        core: &Core,
+        span: Span,
+        runs_max: usize,
+        runs: &mut Vec<AllocationRun>,
+    ) -> Result<ByteOffset, Status> {
+        for fragment in self.fragments(span) {
+            if runs.len() >= runs_max {
+                return Ok(fragment.at);
+            }
+            if !is_allocated(self, fragment.slot) {
+                push_run(runs, AllocationRun { len: fragment.len, hole: true, zero: true });
+                continue;
+            }
+            let (region, within) = self.region_of(&fragment);
+            let blocks = super::volume::blocks_of(within, fragment.len);
+            let hold = region.hold(blocks.clone(), false).await;
+            ensure_loaded(self, core, &hold).await?;
+            let found = written_runs(&hold, blocks, within, fragment.len);
+            found.into_iter().for_each(|run| push_run(runs, run));
+        }
+        Ok(span.end())
+    }
+}
+
+async fn wait_for_saves(hold: &Hold) {
+    loop {
+        let ticket = hold.region().changed.ticket();
+        if hold.region().state().saving == 0 {
+            return;
+        }
+        ticket.await;
+    }
+}
+
+/// The runs of a fragment in a slot that has its place: written data, or zeros that need no new space.
+fn written_runs(hold: &Hold, blocks: Range<u32>, within: ByteLen, len: ByteLen) -> Vec<AllocationRun> {
+    let state = hold.region().state();
+    let mut runs = Vec::new();
+    let end = within.0 + len.0;
+    for block in blocks {
+        let start = (u64::from(block) * BLOCK).max(within.0);
+        let stop = (u64::from(block + 1) * BLOCK).min(end);
+        let zero = !state.written.get(index(block));
+        push_run(&mut runs, AllocationRun { len: ByteLen(stop - start), hole: false, zero });
+    }
+    runs
+}
+
+fn push_run(runs: &mut Vec<AllocationRun>, run: AllocationRun) {
+    match runs.last_mut() {
+        Some(last) if last.hole == run.hole && last.zero == run.zero => last.len = last.len + run.len,
+        Some(_) | None => runs.push(run),
+    }
+}
