@@ -1,11 +1,11 @@
 //! A volume in memory: what the network benchmark serves, and what protocol tests write to.
 //!
-//! Sparse: chunks of 64 KiB exist where something was written, and a bit for each of their pages says whether it
-//! was. Invariant: the bytes of a page that is not written are zero. Chunks are spread over locked shards, so cores
-//! seldom meet; a lock is held for one chunk's copy, which makes each block old or new for every reader.
+//! Sparse: a page of 4 KiB exists where something was written; regions of 4 MiB hold the pages. Regions are spread
+//! over locked shards, so cores seldom meet. A lock is held while at most a mebibyte is copied, which makes each
+//! block old or new for every reader.
 
 use crate::base::limits::{BLOCK, CHUNK_MAX};
-use crate::base::units::{ByteLen, ByteOffset, Span};
+use crate::base::units::{ByteLen, Span};
 use crate::block::{Allocation, AllocationRun, Geometry, Payload, Status, WriteFlags, ZeroFlags, pieces};
 use crate::reactor::Core;
 use crate::reactor::sync::lock;
@@ -13,32 +13,33 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Mutex;
 
-const CHUNK: u64 = 64 << 10;
+const PAGE: usize = BLOCK as usize; // 4096
+const REGION: u64 = 4 << 20;
+const PAGES: usize = REGION as usize / PAGE; // 4 MiB fits
 const SHARDS: u64 = 64;
 
-const _: () = assert!(CHUNK / BLOCK == u16::BITS as u64); // widening
-const _: () = assert!(CHUNK_MAX.is_multiple_of(CHUNK));
+const _: () = assert!(REGION.is_multiple_of(CHUNK_MAX) && REGION.is_multiple_of(BLOCK));
 
 /// A sparse volume in memory.
 pub struct MemoryVolume {
     size: ByteLen,
-    shards: Vec<Mutex<BTreeMap<u64, Chunk>>>,
+    shards: Vec<Mutex<BTreeMap<u64, Region>>>,
     read_only: bool,
     discards_writes: bool,
     bad: Option<Span>,
 }
 
-struct Chunk {
-    bytes: Box<[u8]>,
-    /// One bit for each page.
-    written: u16,
+/// The pages of 4 MiB; what is not there reads as zeroes.
+struct Region {
+    pages: Box<[Option<Page>]>,
+    present: usize,
 }
 
-/// The part of a span that lies in one chunk.
-#[derive(Clone)]
+type Page = Box<[u8; PAGE]>;
+
+/// The part of a span that lies in one region, in bytes from the region's start.
 struct Part {
-    chunk: u64,
-    /// Bytes within the chunk.
+    region: u64,
     range: Range<usize>,
 }
 
@@ -77,24 +78,13 @@ impl MemoryVolume {
     /// The bytes of a span; where nothing was written they are the shared zeroes of the core, not a copy.
     pub async fn read(&self, core: &Core, span: Span) -> Result<Payload, Status> {
         self.check_bad(span)?;
-        if let Some(payload) = self.read_one_chunk(core, span) {
-            return Ok(payload);
-        }
         let mut payload = Payload::default();
-        let mut at = span.offset();
-        for run in self.runs(span, usize::MAX) {
-            for piece in pieces(Span::at(at.0, run.len.0)) {
-                let len = piece.span.len().as_usize();
-                payload.parts.push(match run.hole {
-                    true => core.buffers().zeroes(len),
-                    false => {
-                        let mut buf = core.buffers().take(len);
-                        self.copy_out(piece.span, buf.as_mut_slice());
-                        buf.freeze()
-                    }
-                });
+        for piece in pieces(span) {
+            let part = part_at(piece.span.offset().0, piece.span.len().0);
+            match lock(self.shard(part.region)).get(&part.region) {
+                Some(region) => region.read(core, part.range, &mut payload),
+                None => payload.parts.push(core.buffers().zeroes(part.range.len())),
             }
-            at += run.len;
         }
         Ok(payload)
     }
@@ -116,10 +106,8 @@ impl MemoryVolume {
             for part in parts(Span::at(at.0, buf.len() as u64)) {
                 // usize to u64 above is widening.
                 let (head, tail) = rest.split_at(part.range.len());
-                self.with_chunk(part.chunk, |chunk| {
-                    chunk.bytes[part.range.clone()].copy_from_slice(head);
-                    chunk.written |= touched(&part.range);
-                });
+                let mut shard = lock(self.shard(part.region));
+                shard.entry(part.region).or_insert_with(Region::new).write(part.range.start, head);
                 rest = tail;
             }
             at += ByteLen(buf.len() as u64); // widening
@@ -130,7 +118,7 @@ impl MemoryVolume {
     /// Forgets the whole blocks of a span; parts of blocks at its ends stay as they are.
     pub async fn discard(&self, span: Span, _flags: WriteFlags) -> Result<(), Status> {
         self.check_writable(span)?;
-        self.for_existing(span, |chunk, range| chunk.forget(covered(range)));
+        self.for_existing(span, |region, range| region.discard(range));
         Ok(())
     }
 
@@ -138,17 +126,15 @@ impl MemoryVolume {
         self.check_writable(span)?;
         if flags.allocate && !self.discards_writes {
             for part in parts(span) {
-                self.with_chunk(part.chunk, |chunk| {
-                    chunk.bytes[part.range.clone()].fill(0);
-                    chunk.written |= touched(&part.range);
-                });
+                let mut shard = lock(self.shard(part.region));
+                shard.entry(part.region).or_insert_with(Region::new).allocate_zeroes(part.range);
             }
-            return Ok(());
+        } else {
+            self.for_existing(span, |region, range| {
+                region.zero_present(range.clone());
+                region.discard(range);
+            });
         }
-        self.for_existing(span, |chunk, range| {
-            chunk.bytes[range.clone()].fill(0);
-            chunk.forget(covered(range));
-        });
         Ok(())
     }
 
@@ -156,26 +142,6 @@ impl MemoryVolume {
         let runs = self.runs(span, runs_max);
         let covered = ByteLen(runs.iter().map(|run| run.len.0).sum());
         Ok(Allocation { span: Span::at(span.offset().0, covered.0), runs })
-    }
-
-    /// The span's bytes when it lies in one chunk and is all of one kind: the path of small reads.
-    fn read_one_chunk(&self, core: &Core, span: Span) -> Option<Payload> {
-        let part = parts(span).next()?;
-        if span.len().as_usize() != part.range.len() {
-            return None;
-        }
-        let shard = lock(self.shard(part.chunk));
-        let Some(chunk) = shard.get(&part.chunk) else {
-            return Some(Payload::one(core.buffers().zeroes(part.range.len())));
-        };
-        let pages = touched(&part.range);
-        match chunk.written & pages {
-            0 => Some(Payload::one(core.buffers().zeroes(part.range.len()))),
-            written if written == pages => {
-                Some(Payload::one(core.buffers().copy_of(&chunk.bytes[part.range]).freeze()))
-            }
-            _ => None,
-        }
     }
 
     /// The runs of written and unwritten bytes from the span's start.
@@ -195,68 +161,50 @@ impl MemoryVolume {
         runs
     }
 
-    /// Bytes of one kind from `at`, within one chunk where it exists, and whether they are a hole.
+    /// Bytes of one kind from `at`, within one region where it exists, and whether they are a hole.
     fn run_at(&self, at: u64, end: u64) -> (u64, bool) {
-        let index = at / CHUNK;
-        let shard = lock(self.shard(index));
-        let Some(chunk) = shard.get(&index) else {
-            drop(shard);
-            let next = self.next_chunk(index).map_or(end, |next| (next * CHUNK).min(end));
-            return (next - at, true);
-        };
-        let page = (at % CHUNK) / BLOCK;
-        let rest = chunk.written >> page;
-        let hole = rest & 1 == 0;
-        let same = if hole { rest.trailing_zeros() } else { rest.trailing_ones() };
-        // The shift brought zeroes in from above, so the count may reach past the chunk.
-        let stop = index * CHUNK + ((page + u64::from(same)) * BLOCK).min(CHUNK);
-        (stop.min(end) - at, hole)
-    }
-
-    /// The first chunk after `index` that exists.
-    fn next_chunk(&self, index: u64) -> Option<u64> {
-        let after =
-            |shard: &Mutex<BTreeMap<u64, Chunk>>| lock(shard).range(index + 1..).next().map(|(i, _)| *i);
-        self.shards.iter().filter_map(after).min()
-    }
-
-    fn copy_out(&self, span: Span, mut out: &mut [u8]) {
-        for part in parts(span) {
-            let (head, tail) = out.split_at_mut(part.range.len());
-            match lock(self.shard(part.chunk)).get(&part.chunk) {
-                Some(chunk) => head.copy_from_slice(&chunk.bytes[part.range]),
-                None => head.fill(0),
+        let part = part_at(at, (REGION - at % REGION).min(end - at));
+        let shard = lock(self.shard(part.region));
+        match shard.get(&part.region) {
+            Some(region) => {
+                let (len, hole) = region.run_at(part.range);
+                (len as u64, hole) // widening
             }
-            out = tail;
+            None => {
+                drop(shard);
+                let next = self.next_region(part.region).map_or(end, |next| (next * REGION).min(end));
+                (next - at, true)
+            }
         }
     }
 
-    fn with_chunk(&self, index: u64, change: impl FnOnce(&mut Chunk)) {
-        let mut shard = lock(self.shard(index));
-        change(shard.entry(index).or_insert_with(Chunk::new));
+    /// The first region after `index` that exists.
+    fn next_region(&self, index: u64) -> Option<u64> {
+        let after =
+            |shard: &Mutex<BTreeMap<u64, Region>>| lock(shard).range(index + 1..).next().map(|(i, _)| *i);
+        self.shards.iter().filter_map(after).min()
     }
 
-    /// Changes the chunks of a span that exist, and drops those that nothing is left of.
-    fn for_existing(&self, span: Span, change: impl Fn(&mut Chunk, &Range<usize>)) {
-        let mut next = Some(span.offset().0 / CHUNK);
-        while let Some(index) = next.filter(|index| !span.is_empty() && index * CHUNK < span.end().0) {
-            let start = span.offset().0.max(index * CHUNK);
-            let len = span.end().0.min((index + 1) * CHUNK) - start;
-            let range = in_chunk(start, len);
+    /// Changes the regions of a span that exist, and drops those that nothing is left of.
+    fn for_existing(&self, span: Span, change: impl Fn(&mut Region, Range<usize>)) {
+        let mut next = Some(span.offset().0 / REGION);
+        while let Some(index) = next.filter(|index| !span.is_empty() && index * REGION < span.end().0) {
+            let start = span.offset().0.max(index * REGION);
+            let part = part_at(start, span.end().0.min((index + 1) * REGION) - start);
             let mut shard = lock(self.shard(index));
-            if let Some(chunk) = shard.get_mut(&index) {
-                change(chunk, &range);
-                if chunk.written == 0 {
+            if let Some(region) = shard.get_mut(&index) {
+                change(region, part.range);
+                if region.present == 0 {
                     shard.remove(&index);
                 }
             }
             drop(shard);
-            next = self.next_chunk(index);
+            next = self.next_region(index);
         }
     }
 
-    fn shard(&self, chunk: u64) -> &Mutex<BTreeMap<u64, Chunk>> {
-        &self.shards[ByteLen(chunk % SHARDS).as_usize()]
+    fn shard(&self, region: u64) -> &Mutex<BTreeMap<u64, Region>> {
+        &self.shards[ByteLen(region % SHARDS).as_usize()]
     }
 
     fn check_bad(&self, span: Span) -> Result<(), Status> {
@@ -269,50 +217,108 @@ impl MemoryVolume {
     }
 }
 
-impl Chunk {
-    fn new() -> Chunk {
-        Chunk { bytes: vec![0; ByteLen(CHUNK).as_usize()].into(), written: 0 }
+impl Region {
+    fn new() -> Region {
+        Region { pages: (0..PAGES).map(|_| None).collect(), present: 0 }
     }
 
-    fn forget(&mut self, pages: u16) {
-        let block = ByteLen(BLOCK).as_usize();
-        for page in (0..16).filter(|page| pages >> page & 1 == 1) {
-            self.bytes[page * block..(page + 1) * block].fill(0);
+    /// Appends the bytes of a range: copies of what is there, shared zeroes for what is not.
+    fn read(&self, core: &Core, range: Range<usize>, payload: &mut Payload) {
+        let mut rest = range;
+        while !rest.is_empty() {
+            let (len, hole) = self.run_at(rest.clone());
+            payload.parts.push(match hole {
+                true => core.buffers().zeroes(len),
+                false => {
+                    let mut buf = core.buffers().take(len);
+                    self.copy_out(rest.start, buf.as_mut_slice());
+                    buf.freeze()
+                }
+            });
+            rest.start += len;
         }
-        self.written &= !pages;
+    }
+
+    fn copy_out(&self, start: usize, out: &mut [u8]) {
+        for (page, within, place) in pages_of(start..start + out.len()) {
+            let page = self.pages[page].as_ref().expect("the run is of pages that are there");
+            out[place.clone()].copy_from_slice(&page[within]);
+        }
+    }
+
+    fn write(&mut self, start: usize, data: &[u8]) {
+        for (page, within, place) in pages_of(start..start + data.len()) {
+            self.page(page)[within].copy_from_slice(&data[place]);
+        }
+    }
+
+    fn allocate_zeroes(&mut self, range: Range<usize>) {
+        for (page, within, _) in pages_of(range) {
+            self.page(page)[within].fill(0);
+        }
+    }
+
+    fn zero_present(&mut self, range: Range<usize>) {
+        for (page, within, _) in pages_of(range) {
+            if let Some(page) = &mut self.pages[page] {
+                page[within].fill(0);
+            }
+        }
+    }
+
+    /// Forgets the pages that lie wholly in a range.
+    fn discard(&mut self, range: Range<usize>) {
+        for (page, within, _) in pages_of(range) {
+            if within.len() == PAGE && self.pages[page].take().is_some() {
+                self.present -= 1;
+            }
+        }
+    }
+
+    fn page(&mut self, index: usize) -> &mut Page {
+        let present = &mut self.present;
+        self.pages[index].get_or_insert_with(|| {
+            *present += 1;
+            Box::new([0; PAGE])
+        })
+    }
+
+    /// Bytes of one kind from the start of a range that is not empty, and whether they are a hole.
+    fn run_at(&self, range: Range<usize>) -> (usize, bool) {
+        let first = range.start / PAGE;
+        let hole = self.pages[first].is_none();
+        let last = range.end.div_ceil(PAGE);
+        let same = self.pages[first..last].iter().take_while(|page| page.is_none() == hole).count();
+        let stop = ((first + same) * PAGE).min(range.end);
+        (stop - range.start, hole)
     }
 }
 
-fn in_chunk(at: u64, len: u64) -> Range<usize> {
-    let start = ByteOffset(at % CHUNK).0;
-    ByteLen(start).as_usize()..ByteLen(start + len).as_usize()
+/// The part of a region that starts at a volume's byte; it must not reach into the next region.
+fn part_at(at: u64, len: u64) -> Part {
+    let start = ByteLen(at % REGION).as_usize();
+    Part { region: at / REGION, range: start..start + ByteLen(len).as_usize() }
 }
 
 fn parts(span: Span) -> impl Iterator<Item = Part> {
     let (mut at, end) = (span.offset().0, span.end().0);
     std::iter::from_fn(move || {
-        let len = (CHUNK - at % CHUNK).min(end - at);
-        let part = Part { chunk: at / CHUNK, range: in_chunk(at, len) };
+        let len = (REGION - at % REGION).min(end - at);
+        let part = part_at(at, len);
         at += len;
         (len > 0).then_some(part)
     })
 }
 
-/// The pages that a range of a chunk reaches into.
-fn touched(range: &Range<usize>) -> u16 {
-    let block = ByteLen(BLOCK).as_usize();
-    mask(range.start / block, range.end.div_ceil(block))
-}
-
-/// The pages that lie wholly in a range of a chunk.
-fn covered(range: &Range<usize>) -> u16 {
-    let block = ByteLen(BLOCK).as_usize();
-    mask(range.start.div_ceil(block), range.end / block)
-}
-
-fn mask(from: usize, to: usize) -> u16 {
-    let below = |n: usize| if n >= 16 { u16::MAX } else { (1 << n) - 1 };
-    if from < to { below(to) & !below(from) } else { 0 }
+/// The pages of a range of a region: page, bytes within it, and their place counted from the range's start.
+fn pages_of(range: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>, Range<usize>)> {
+    let mut at = range.start;
+    std::iter::from_fn(move || {
+        let (page, within, place) = (at / PAGE, at % PAGE, at - range.start);
+        let len = (PAGE - within).min(range.end - at);
+        at += len;
+        (len > 0).then_some((page, within..within + len, place..place + len))
+    })
 }
 
 #[cfg(test)]

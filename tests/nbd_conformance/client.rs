@@ -224,6 +224,11 @@ impl Client {
         self.send(&bytes);
     }
 
+    /// That a READ with this cookie was sent by other means.
+    pub fn expect_read(&mut self, cookie: u64, offset: u64, len: u64) {
+        self.reads.insert(cookie, (offset, len));
+    }
+
     pub fn send_write(&mut self, flags: u16, cookie: u64, offset: u64, data: &[u8]) {
         let payload = if self.mode == ReplyMode::Extended { request::PAYLOAD_LEN } else { 0 };
         let mut bytes = self.request_bytes(flags | payload, WRITE, cookie, offset, data.len() as u64);
@@ -251,9 +256,9 @@ impl Client {
 
     /// That the connection is in step: a FLUSH is answered.
     pub fn expect_alive(&mut self) {
-        self.send_request(0, FLUSH, 0xa11_fe, 0, 0);
+        self.send_request(0, FLUSH, 0xa11fe, 0, 0);
         let answer = self.answer();
-        assert_eq!((answer.cookie, answer.error), (0xa11_fe, 0));
+        assert_eq!((answer.cookie, answer.error), (0xa11fe, 0));
     }
 
     /// The next complete answer.

@@ -24,7 +24,6 @@ type CoreThread<T> = JoinHandle<Result<T, std::io::Error>>;
 pub struct Server {
     pub address: SocketAddr,
     pub target: Target,
-    pub catalog: Arc<Catalog>,
     stop: Sender<Duration>,
     first: Option<CoreThread<Stopped>>,
     others: Vec<CoreThread<()>>,
@@ -50,7 +49,7 @@ impl Server {
         for (name, memory) in volumes {
             catalog.insert(Arc::new(Volume::in_memory(name, memory)));
         }
-        let (target, mut desks) = Target::new(catalog.clone(), config, cores);
+        let (target, mut desks) = Target::new(catalog, config, cores);
         let factory = factory();
         let others = desks
             .split_off(1)
@@ -77,12 +76,12 @@ impl Server {
             Address::Tcp(address) => address,
             Address::Unix(path) => panic!("asked for TCP, got {path:?}"),
         };
-        Server { address, target, catalog, stop, first: Some(first), others }
+        Server { address, target, stop, first: Some(first), others }
     }
 
     /// Asks the server to stop; `stopped` has what came of it.
     pub fn begin_stop(&self, grace: Duration) {
-        self.stop.send(grace).ok().expect("the first core runs");
+        self.stop.send(grace).expect("the first core runs");
     }
 
     /// Waits for the end of a server that was asked to stop.
