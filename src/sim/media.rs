@@ -175,7 +175,8 @@ impl Media {
     /// A flush ended well: what had completed when it was submitted is stable.
     pub(super) fn flushed(&mut self, covers: u64) {
         let covered = |v: &Version| !v.doomed && v.completed.is_some_and(|c| c <= covers);
-        let pages: Vec<u64> = self.dirty.keys().copied().collect();
+        let pages = self.dirty.iter().filter(|(_, versions)| versions.iter().any(covered));
+        let pages: Vec<u64> = pages.map(|(page, _)| *page).collect();
         pages.into_iter().for_each(|page| self.settle(page, covered));
     }
 

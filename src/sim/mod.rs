@@ -32,16 +32,20 @@
 //! - **Oracles** look past time and faults with `peek` and `peek_stable`. Every buffer of a write or send is
 //!   checked at completion to be what it was at submission.
 //! - **Lives**: `boot` starts a process, `kill` and `power_cut` end it, `bury` drops its cores. Completions of a
-//!   life that ended never reach its tasks; what its tasks still submit has no effect.
+//!   life that ended never reach its tasks; what its tasks still submit has no effect. A core and its tasks keep
+//!   each other alive: memory comes back only where every process is buried.
 //! - The **digest** covers every operation, its data and its end: same seed, same code, same digest.
 
 mod disk;
 mod driver;
 mod faults;
+mod lives;
 mod media;
 mod net;
+mod ops;
 mod pipe;
 mod schedule;
+mod sockets;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -49,6 +53,7 @@ mod world;
 
 pub use disk::{Action, DiskShape, Image, Latency};
 pub use faults::{Damage, Dials, DiskHandle, Incident};
-pub use net::{ConnectionId, NetDials};
+pub use lives::{Crash, Place, ProcessId};
 pub use schedule::{Process, Stop};
-pub use world::{Crash, Place, ProcessId, Step, World};
+pub use sockets::{ConnectionId, NetDials};
+pub use world::{Step, World};

@@ -1,112 +1,21 @@
-//! Sockets of the simulated machines: addresses are plain keys, connections are two pipes.
+//! Operations on simulated sockets over time: addresses are plain keys, connections are two pipes.
 //!
 //! Nothing is lost or reordered within a connection, as TCP promises; everything else may happen: segments of
 //! any size down to one byte, delays of any length, peers that stop reading, resets, and silence (`clog`).
 
+use super::lives::{Crash, ProcessId};
 use super::pipe::{Departure, Fin, Pipe};
-use super::world::{Crash, Event, ProcessId, State, World};
+use super::sockets::{Connection, ConnectionId, Kind, NetDials, Socket, key_of};
+use super::world::{Event, State, World};
 use crate::base::checksum::structure_sum;
-use crate::base::prng::Prng;
 use crate::io::buf::Buf;
-use crate::io::driver::{Accepted, Address, Direction, Done, Op, RecvInto, SocketId};
+use crate::io::driver::{Address, Direction, Done, Op, RecvInto, SocketId};
 use nix::errno::Errno;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
-use std::path::PathBuf;
 
 const SEGMENT_MAX: u64 = 64 << 10;
-const WINDOW_MIN: usize = 1024;
-const BACKLOG_MAX: usize = 1024;
 
 /// A peer's machine that lost power is found out within this, nanoseconds.
 const PEER_SILENCE_MAX_NS: u64 = 5_000_000_000;
-
-/// The ports given out where 0 was asked for, and to the connecting ends.
-const PORTS_FROM: u16 = 32_768;
-
-/// How the network behaves, for every connection. Chances are per mille of segments.
-#[derive(Clone, Debug)]
-pub struct NetDials {
-    /// One way, nanoseconds; and up to so much more.
-    pub latency_ns: u64,
-    pub jitter_ns: u64,
-    /// A segment is at most 16 bytes; a receive gets at most 16.
-    pub tiny: u64,
-    /// Bytes on the way and unread, per direction; each new connection draws its own up to this.
-    pub window_max: usize,
-    /// A segment resets its connection instead of arriving.
-    pub reset: u64,
-    /// A segment clogs its connection for up to two seconds.
-    pub clog: u64,
-}
-
-impl Default for NetDials {
-    fn default() -> NetDials {
-        let window_max = 256 << 10;
-        NetDials { latency_ns: 30_000, jitter_ns: 100_000, tiny: 100, window_max, reset: 0, clog: 0 }
-    }
-}
-
-/// Names a connection, in order of connecting.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct ConnectionId(u32);
-
-pub(super) struct Net {
-    prng: Prng,
-    dials: NetDials,
-    sockets: BTreeMap<SocketId, Socket>,
-    sockets_made: u32,
-    listeners: BTreeMap<Key, SocketId>,
-    /// Local socket files whose listener died without removing them.
-    stale: BTreeSet<Key>,
-    connections: BTreeMap<ConnectionId, Connection>,
-    connections_made: u32,
-    ports_given: u16,
-}
-
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-}
-
-struct Socket {
-    process: ProcessId,
-    local: Option<Address>,
-    kind: Kind,
-}
-
-enum Kind {
-    Listener(Listener),
-    /// `side` reads `pipes[side]` and writes the other.
-    End {
-        connection: ConnectionId,
-        side: usize,
-    },
-}
-
-#[derive(Default)]
-struct Listener {
-    backlog: VecDeque<Accepted>,
-    accepts: VecDeque<u64>,
-    stopped: bool,
-}
-
-struct Connection {
-    /// `pipes[n]` carries bytes to side n; side 0 connected, side 1 accepted.
-    pipes: [Pipe; 2],
-    clogged: bool,
-    reset: bool,
-    /// One end's machine lost power: nothing gets through until the other end gives up.
-    dark: bool,
-}
-
-impl Connection {
-    /// Segments may leave.
-    fn is_open(&self) -> bool {
-        !self.clogged && !self.reset && !self.dark
-    }
-}
 
 pub(super) enum NetEvent {
     /// A connection attempt reaches its address.
@@ -133,134 +42,6 @@ pub(super) enum NetEvent {
     Unclog {
         connection: ConnectionId,
     },
-}
-
-impl Net {
-    pub(super) fn new(prng: Prng) -> Net {
-        Net {
-            prng,
-            dials: NetDials::default(),
-            sockets: BTreeMap::new(),
-            sockets_made: 0,
-            listeners: BTreeMap::new(),
-            stale: BTreeSet::new(),
-            connections: BTreeMap::new(),
-            connections_made: 0,
-            ports_given: 0,
-        }
-    }
-
-    fn delay(&mut self) -> u64 {
-        self.dials.latency_ns + self.prng.below(self.dials.jitter_ns + 1)
-    }
-
-    fn port(&mut self) -> u16 {
-        self.ports_given = (self.ports_given + 1) % PORTS_FROM;
-        PORTS_FROM + self.ports_given
-    }
-
-    fn add_socket(&mut self, process: ProcessId, local: Option<Address>, kind: Kind) -> SocketId {
-        self.sockets_made += 1;
-        let id = SocketId(self.sockets_made);
-        self.sockets.insert(id, Socket { process, local, kind });
-        id
-    }
-
-    fn listen(&mut self, process: ProcessId, address: Address) -> Result<SocketId, Errno> {
-        let address = match address {
-            Address::Tcp(at) if at.port() == 0 => Address::Tcp(SocketAddr::new(at.ip(), self.port())),
-            named => named,
-        };
-        let key = key_of(&address);
-        if self.listeners.contains_key(&key) {
-            return Err(Errno::EADDRINUSE);
-        }
-        self.stale.remove(&key);
-        let socket = self.add_socket(process, Some(address), Kind::Listener(Listener::default()));
-        self.listeners.insert(key, socket);
-        Ok(socket)
-    }
-
-    /// The listener that a connection to this address reaches.
-    fn reached(&self, address: &Address) -> Result<SocketId, Errno> {
-        let key = key_of(address);
-        let any = match &key {
-            Key::Tcp(at) => self.listeners.iter().find(|(key, _)| match key {
-                Key::Tcp(bound) => bound.ip().is_unspecified() && bound.port() == at.port(),
-                Key::Unix(_) => false,
-            }),
-            Key::Unix(_) => None,
-        };
-        match (self.listeners.get(&key).or(any.map(|(_, socket)| socket)), &key) {
-            (Some(socket), _) => Ok(*socket),
-            (None, Key::Unix(_)) if !self.stale.contains(&key) => Err(Errno::ENOENT),
-            (None, Key::Unix(_) | Key::Tcp(_)) => Err(Errno::ECONNREFUSED),
-        }
-    }
-
-    /// Makes both ends of a connection; the accepted one waits in the listener's backlog.
-    fn connect(&mut self, from: ProcessId, address: &Address) -> Result<(SocketId, SocketId), Errno> {
-        let listener = self.reached(address)?;
-        let process = self.sockets[&listener].process;
-        self.connections_made += 1;
-        let connection = ConnectionId(self.connections_made);
-        let mut pipe = || {
-            let most = self.dials.window_max.max(1);
-            let least = most.min(WINDOW_MIN);
-            let more = self.prng.below((most - least) as u64 + 1); // widening
-            Pipe::new(least + usize::try_from(more).expect("at most window_max"))
-        };
-        let pipes = [pipe(), pipe()];
-        self.connections.insert(connection, Connection { pipes, clogged: false, reset: false, dark: false });
-        let (peer, local) = match address {
-            Address::Tcp(at) => {
-                let near = SocketAddr::new(at.ip(), self.port());
-                (near.to_string(), Some(Address::Tcp(near)))
-            }
-            Address::Unix(_) => ("unix".to_owned(), None),
-        };
-        let near = self.add_socket(from, local, Kind::End { connection, side: 0 });
-        let far = self.add_socket(process, Some(address.clone()), Kind::End { connection, side: 1 });
-        match &mut self.sockets.get_mut(&listener).expect("it was reached").kind {
-            Kind::Listener(l) if l.backlog.len() < BACKLOG_MAX && !l.stopped => {
-                l.backlog.push_back(Accepted { socket: far, peer });
-                Ok((near, listener))
-            }
-            Kind::Listener(_) | Kind::End { .. } => {
-                self.sockets.remove(&near);
-                self.sockets.remove(&far);
-                self.connections.remove(&connection);
-                Err(Errno::ECONNREFUSED)
-            }
-        }
-    }
-
-    fn socket(&mut self, id: SocketId, process: ProcessId) -> Result<&mut Socket, Errno> {
-        self.sockets.get_mut(&id).filter(|s| s.process == process).ok_or(Errno::EBADF)
-    }
-
-    /// Removes a connection that both ends have closed.
-    fn forget_closed(&mut self, connection: ConnectionId) {
-        let closed = |c: &Connection| c.pipes.iter().all(|p| p.reader_closed);
-        if self.connections.get(&connection).is_some_and(closed) {
-            self.connections.remove(&connection);
-        }
-    }
-
-    /// The connection and side of a connected socket.
-    fn end(&mut self, id: SocketId, process: ProcessId) -> Result<(ConnectionId, usize), Errno> {
-        match self.socket(id, process)?.kind {
-            Kind::End { connection, side } => Ok((connection, side)),
-            Kind::Listener(_) => Err(Errno::ENOTCONN),
-        }
-    }
-
-    fn listener(&mut self, id: SocketId, process: ProcessId) -> Result<&mut Listener, Errno> {
-        match &mut self.socket(id, process)?.kind {
-            Kind::Listener(listener) => Ok(listener),
-            Kind::End { .. } => Err(Errno::EINVAL),
-        }
-    }
 }
 
 impl State {
@@ -667,13 +448,6 @@ impl World {
     /// Lets a clogged connection go on.
     pub fn unclog(&self, connection: ConnectionId) {
         self.state.borrow_mut().unclog(connection);
-    }
-}
-
-fn key_of(address: &Address) -> Key {
-    match address {
-        Address::Tcp(at) => Key::Tcp(*at),
-        Address::Unix(path) => Key::Unix(path.clone()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Running cores over virtual time, and starting and ending lives.
 
-use super::world::{Place, ProcessId, World};
+use super::lives::{Place, ProcessId};
+use super::world::World;
 use crate::io::buf::BufPool;
 use crate::io::time::Instant;
 use crate::reactor::{Core, CoreIndex};
@@ -10,7 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// Rounds of turns that may pass without an event before a run counts as spinning.
-const ROUNDS_MAX: u32 = 1_000_000;
+const ROUNDS_MAX: u32 = 100_000;
 
 /// The arena of a simulated core, bytes: small, so that its memory is reused soon and the heap serves at times.
 const ARENA: usize = 8 << 20;
@@ -72,9 +73,12 @@ impl World {
     /// Turns the cores, in random order, and passes the time until `done` says so. `limit` is virtual time from now.
     pub fn run(&self, cores: &[Core], limit: Duration, mut done: impl FnMut() -> bool) -> Result<(), Stop> {
         let (deadline, crashes) = (self.now() + limit, self.crashes());
-        let mut rounds = 0;
+        let (mut rounds, mut events) = (0, self.events_happened());
         loop {
             let round = self.round(cores);
+            if !round.busy || self.events_happened() != events {
+                (rounds, events) = (0, self.events_happened());
+            }
             if self.crashes() != crashes {
                 return Err(Stop::Crashed);
             }
@@ -89,7 +93,6 @@ impl World {
                 return Err(Stop::Deadline { limit, trail: self.trail() });
             }
             if !round.busy {
-                rounds = 0;
                 let until = round.due.map_or(deadline, |due| due.min(deadline));
                 if round.due.is_none() && self.is_quiet() {
                     return Err(Stop::NoProgress { at: self.now(), trail: self.trail() });

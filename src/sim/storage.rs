@@ -5,8 +5,9 @@
 
 use super::disk::{Action, Disk, DiskShape, Link, Pulse, sectors_of};
 use super::faults::Incident;
+use super::lives::ProcessId;
 use super::media::{Patch, garbage_of, pages_of, patches_of, zeros_of};
-use super::world::{Event, Flight, ProcessId, State};
+use super::world::{Event, Flight, State};
 use crate::base::checksum::structure_sum;
 use crate::base::units::{ByteLen, Span};
 use crate::io::driver::{Access, Done, FileId, Op, Opened};
@@ -14,6 +15,9 @@ use nix::errno::Errno;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+/// What memory must be aligned to, bytes: O_DIRECT on the strictest of common drives.
+const MEMORY_ALIGN: usize = 512;
 
 #[derive(Default)]
 pub(super) struct Storage {
@@ -120,7 +124,7 @@ impl State {
             Some(plan) => plan,
             None => unreachable!("only reads, writes, flushes, zeroes and discards come here"),
         };
-        match self.admit(process, &plan) {
+        match self.admit(process, &flight.op, &plan) {
             Err(errno) => self.refuse(id, errno),
             Ok(disk) => {
                 let mut io = Io { disk, ..plan };
@@ -132,12 +136,15 @@ impl State {
     }
 
     /// Checks what a real kernel would check before it asks the drive.
-    fn admit(&self, process: ProcessId, io: &Io) -> Result<usize, Errno> {
+    fn admit(&self, process: ProcessId, op: &Op, io: &Io) -> Result<usize, Errno> {
         let open = self.storage.usable(io.file, process)?;
         if io.action == Action::Write && !open.writable {
             return Err(Errno::EBADF);
         }
         self.storage.disks[open.disk].check(io.action, io.span)?;
+        if !memory_of(op).is_multiple_of(MEMORY_ALIGN) {
+            return Err(Errno::EINVAL);
+        }
         Ok(open.disk)
     }
 
@@ -399,6 +406,15 @@ fn plan_of(op: &Op) -> Option<Io> {
         durable,
         sum: 0,
     })
+}
+
+/// The address of the memory that bytes are moved from or to; 0 if there is none.
+fn memory_of(op: &Op) -> usize {
+    match op {
+        Op::Read { into, .. } if !into.is_empty() => into.as_slice().as_ptr().addr(),
+        Op::Write { from, .. } if !from.is_empty() => from.as_ptr().addr(),
+        _ => 0,
+    }
 }
 
 fn end_read(disk: &mut Disk, io: &Io, into: &mut [u8]) -> Result<usize, Errno> {

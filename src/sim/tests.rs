@@ -1,5 +1,7 @@
 //! The simulated world does what its module comment says.
 
+mod network;
+
 use super::*;
 use crate::base::units::{ByteLen, ByteOffset, Span};
 use crate::io::driver::{Access, Done, FileId, Op};
@@ -242,6 +244,26 @@ fn dials_lose_misdirect_and_fail_and_tell_of_it() {
 }
 
 #[test]
+fn memory_that_is_not_aligned_is_refused_as_by_a_strict_drive() {
+    let (world, drive) = world_with_drive(1);
+    let head = world.boot(1);
+    let core = head.core(0).clone();
+    let task = async move {
+        let file = open(&core, Access::Exclusive).await.unwrap();
+        for (start, result) in [(28, Err(Errno::EINVAL)), (512, Ok(()))] {
+            let mut buf = core.buffers().take(8192);
+            buf.set_window(start..start + 4096);
+            buf.as_mut_slice().fill(1);
+            let op = Op::Write { file, offset: ByteOffset(0), from: buf.freeze(), durable: false };
+            assert_eq!(finished(&core, op).await, result);
+        }
+    };
+    world.run_on(&head.cores, head.core(0), LIMIT, task).unwrap();
+    assert_eq!(drive.peek(ByteOffset(0), 4096), vec![1; 4096]);
+    assert_eq!(world.bury(head), 0);
+}
+
+#[test]
 fn a_run_without_end_is_told_from_one_that_waits() {
     let (world, _) = world_with_drive(1);
     let head = world.boot(1);
@@ -250,4 +272,12 @@ fn a_run_without_end_is_told_from_one_that_waits() {
         core.sleep(Duration::from_secs(3600)).await;
     });
     assert!(matches!(slow, Err(Stop::Deadline { .. })), "{slow:?}");
+    let spinning = world.run_on(&head.cores, head.core(0), Duration::from_secs(3600), async {
+        std::future::poll_fn(|cx| {
+            cx.waker().wake_by_ref();
+            std::task::Poll::<()>::Pending
+        })
+        .await;
+    });
+    assert!(matches!(spinning, Err(Stop::Spinning { .. })), "{spinning:?}");
 }

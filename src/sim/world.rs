@@ -4,12 +4,13 @@
 //! Everything happens at an event, and events run one at a time in the order of (time, serial): that is why the
 //! same seed gives the same run. `State` is what one borrow guards; no user code runs while it is borrowed.
 
-use super::driver::SimDriver;
 use super::faults::Incident;
-use super::net::{Net, NetEvent};
+use super::lives::{Crash, Life, ProcessId};
+use super::net::NetEvent;
+use super::sockets::Net;
 use super::storage::{Io, Storage};
 use crate::base::prng::Prng;
-use crate::io::driver::{Completion, Done, Driver, Op, Token};
+use crate::io::driver::{Completion, Op, Token};
 use crate::io::time::Instant;
 use nix::errno::Errno;
 use std::cell::RefCell;
@@ -25,28 +26,6 @@ const WALL_ORIGIN_NS: u64 = 1_767_225_600_000_000_000;
 /// Records kept for messages about runs that went wrong.
 const TRAIL_MAX: usize = 64;
 
-/// A process of the simulated machines; a new one is a new life.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct ProcessId(pub(super) u32);
-
-/// Which machine a process runs on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Place {
-    /// The machine that has the drives; `power_cut` hits it.
-    Head,
-    /// Any other machine.
-    Elsewhere,
-}
-
-/// How a life ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Crash {
-    /// Drives keep what they have; of operations in flight any part has happened.
-    Kill,
-    /// Drives also lose any part of what is not stable.
-    PowerCut,
-}
-
 /// The handle to a world; clones are handles to the same.
 #[derive(Clone)]
 pub struct World {
@@ -56,26 +35,23 @@ pub struct World {
 pub(super) struct State {
     pub(super) now: u64,
     serial: u64,
+    events_happened: u64,
     events: BTreeMap<(u64, u64), Event>,
     pub(super) prng: Prng,
     digest: u64,
     trail: VecDeque<(u64, &'static str, [u64; 4])>,
     wall_shift: i64,
-    processes: Vec<Process>,
+    pub(super) lives: Vec<Life>,
     pub(super) drivers: Vec<DriverState>,
     pub(super) flights: BTreeMap<u64, Flight>,
-    flights_begun: u64,
+    pub(super) flights_begun: u64,
     pub(super) storage: Storage,
     pub(super) net: Net,
     pub(super) incidents: Vec<Incident>,
-    trip: Option<(u64, Crash)>,
-    changes_begun: u64,
-    crashes: u64,
-}
-
-struct Process {
-    place: Place,
-    alive: bool,
+    /// The change of a drive, counted down, at which a life is to end.
+    pub(super) trip: Option<(u64, Crash)>,
+    pub(super) changes_begun: u64,
+    pub(super) crashes: u64,
 }
 
 /// One core's end of the world.
@@ -123,12 +99,13 @@ impl World {
         let state = State {
             now: 0,
             serial: 0,
+            events_happened: 0,
             events: BTreeMap::new(),
             prng,
             digest: seed,
             trail: VecDeque::new(),
             wall_shift: 0,
-            processes: Vec::new(),
+            lives: Vec::new(),
             drivers: Vec::new(),
             flights: BTreeMap::new(),
             flights_begun: 0,
@@ -177,66 +154,6 @@ impl World {
         self.state.borrow_mut().wall_shift += by_ns;
     }
 
-    /// Starts a process without cores; `driver_of` gives it some. `boot` does both.
-    pub fn add_process(&self, place: Place) -> ProcessId {
-        let mut state = self.state.borrow_mut();
-        let id = ProcessId(u32::try_from(state.processes.len()).expect("few processes"));
-        state.processes.push(Process { place, alive: true });
-        id
-    }
-
-    /// A driver for one core of the youngest process on the head, which is started if there is none alive.
-    pub fn driver(&self) -> Box<dyn Driver> {
-        let youngest = {
-            let state = self.state.borrow();
-            let alive = state.processes.iter().rposition(|p| p.alive && p.place == Place::Head);
-            alive.map(|index| ProcessId(u32::try_from(index).expect("few processes")))
-        };
-        self.driver_of(youngest.unwrap_or_else(|| self.add_process(Place::Head)))
-    }
-
-    /// A driver for one more core of a process.
-    pub fn driver_of(&self, process: ProcessId) -> Box<dyn Driver> {
-        let mut state = self.state.borrow_mut();
-        state.drivers.push(DriverState { process, ready: Vec::new(), draining: false });
-        Box::new(SimDriver::new(self.clone(), state.drivers.len() - 1))
-    }
-
-    pub fn is_alive(&self, process: ProcessId) -> bool {
-        self.state.borrow().alive(process)
-    }
-
-    /// The head loses power: its processes end, drives keep what is stable and any part of the rest.
-    pub fn power_cut(&self) {
-        self.state.borrow_mut().power_cut();
-    }
-
-    /// A process is killed: its files and sockets close, locks are released, drives keep all they have.
-    pub fn kill(&self, process: ProcessId) {
-        self.state.borrow_mut().kill(process);
-    }
-
-    /// Lets the life of the process that submits it end at the `nth` change of a drive (write, zero, discard or
-    /// flush; 1 is the next one), while that is in flight. Replaces an earlier order.
-    pub fn crash_at_change(&self, nth: u64, crash: Crash) {
-        self.state.borrow_mut().trip = Some((nth.max(1), crash));
-    }
-
-    /// Takes back `crash_at_change`.
-    pub fn crash_no_more(&self) {
-        self.state.borrow_mut().trip = None;
-    }
-
-    /// Changes of drives submitted so far: what `crash_at_change` counts.
-    pub fn changes(&self) -> u64 {
-        self.state.borrow().changes_begun
-    }
-
-    /// Lives that have ended by `kill`, `power_cut` or `crash_at_change`.
-    pub fn crashes(&self) -> u64 {
-        self.state.borrow().crashes
-    }
-
     /// Lets the next event happen, or the clock reach `limit`, whichever is earlier.
     pub fn step(&self, limit: Option<Instant>) -> Step {
         let event = {
@@ -252,6 +169,7 @@ impl World {
             }
             let ((at, _), event) = state.events.pop_first().expect("due was found");
             state.now = state.now.max(at);
+            state.events_happened += 1;
             event
         };
         match event {
@@ -259,6 +177,11 @@ impl World {
             event => self.state.borrow_mut().happen(event),
         }
         Step::Event
+    }
+
+    /// Events so far.
+    pub(super) fn events_happened(&self) -> u64 {
+        self.state.borrow().events_happened
     }
 
     /// No event is waiting.
@@ -298,198 +221,8 @@ impl State {
         self.trail.push_back((self.now, what, numbers));
     }
 
-    pub(super) fn alive(&self, process: ProcessId) -> bool {
-        self.processes[process.0 as usize].alive // u32 to usize
-    }
-
     /// How long small things take that never reach a drive or a wire, nanoseconds.
     pub(super) fn short_delay(&mut self) -> u64 {
         1_000 + self.prng.below(50_000)
-    }
-
-    pub(super) fn submit(&mut self, driver: usize, token: Token, op: Op) {
-        if !self.alive(self.drivers[driver].process) {
-            // The dead do nothing; their buffers go back when the core is drained.
-            let done = failed(op, Errno::ECANCELED);
-            self.drivers[driver].ready.push(Completion { token, done });
-            return;
-        }
-        self.flights_begun += 1;
-        let id = self.flights_begun;
-        let kind = kind_of(&op);
-        self.note(kind, [id, driver as u64, token.0, 0]); // widening
-        self.flights.insert(id, Flight { driver, token, op, io: None, sum: 0 });
-        match &self.flights[&id].op {
-            Op::Read { .. } | Op::Write { .. } | Op::Flush { .. } | Op::Discard { .. } | Op::Zero { .. } => {
-                self.begin_io(id);
-            }
-            Op::Accept { .. } | Op::Connect { .. } | Op::Recv { .. } | Op::Send { .. } => self.begin_net(id),
-            Op::Open { .. }
-            | Op::Close { .. }
-            | Op::Size { .. }
-            | Op::Listen { .. }
-            | Op::LocalAddress { .. }
-            | Op::Shutdown { .. }
-            | Op::CloseSocket { .. } => {
-                let at = self.now + self.short_delay();
-                self.schedule(at, Event::Finish(id));
-            }
-        }
-    }
-
-    fn happen(&mut self, event: Event) {
-        match event {
-            Event::Early(id) => self.early_io(id),
-            Event::Finish(id) => self.finish(id),
-            Event::Refuse(id, errno) => self.fail(id, errno),
-            Event::Net(event) => self.net_event(event),
-            Event::Call(_) => unreachable!("calls are made with no borrow held"),
-        }
-    }
-
-    fn finish(&mut self, id: u64) {
-        let Some(flight) = self.flights.get(&id) else { return };
-        match &flight.op {
-            Op::Read { .. } | Op::Write { .. } | Op::Flush { .. } | Op::Discard { .. } | Op::Zero { .. } => {
-                self.finish_io(id);
-            }
-            Op::Open { path, access } => {
-                let (path, access) = (path.clone(), *access);
-                self.finish_open(id, &path, access);
-            }
-            Op::Close { file } => self.finish_close(id, *file),
-            Op::Size { file } => self.finish_size(id, *file),
-            Op::Listen { .. }
-            | Op::LocalAddress { .. }
-            | Op::Accept { .. }
-            | Op::Connect { .. }
-            | Op::Recv { .. }
-            | Op::Send { .. }
-            | Op::Shutdown { .. }
-            | Op::CloseSocket { .. } => self.finish_net(id),
-        }
-    }
-
-    /// Ends an operation with an error after a short while.
-    pub(super) fn refuse(&mut self, id: u64, errno: Errno) {
-        let at = self.now + self.short_delay();
-        self.schedule(at, Event::Refuse(id, errno));
-    }
-
-    /// Ends an operation with an error now.
-    pub(super) fn fail(&mut self, id: u64, errno: Errno) {
-        if self.flights.contains_key(&id) {
-            self.note("fail    ", [id, errno as u64, 0, 0]); // the number, for the digest
-            self.complete(id, |op| failed(op, errno));
-        }
-    }
-
-    /// Ends an operation now.
-    pub(super) fn complete(&mut self, id: u64, done: impl FnOnce(Op) -> Done) {
-        let flight = self.flights.remove(&id).expect("it is in flight");
-        let done = done(flight.op);
-        self.drivers[flight.driver].ready.push(Completion { token: flight.token, done });
-    }
-
-    /// Counts a change of a drive, and ends the life if it is the one.
-    pub(super) fn count_down(&mut self, id: u64) {
-        self.changes_begun += 1;
-        let Some((left, crash)) = &mut self.trip else { return };
-        *left -= 1;
-        if *left > 0 {
-            return;
-        }
-        let crash = *crash;
-        self.trip = None;
-        match crash {
-            Crash::Kill => self.kill(self.drivers[self.flights[&id].driver].process),
-            Crash::PowerCut => self.power_cut(),
-        }
-    }
-
-    fn power_cut(&mut self) {
-        self.note("power cut", [0; 4]);
-        for disk in 0..self.storage.disks.len() {
-            self.cut_off(disk, |_| true);
-            let disk = &mut self.storage.disks[disk];
-            disk.media.power_cut(&mut disk.prng);
-        }
-        self.storage.lose_new_files();
-        let head = (0u32..).zip(&self.processes).filter(|(_, p)| p.alive && p.place == Place::Head);
-        let head: Vec<ProcessId> = head.map(|(index, _)| ProcessId(index)).collect();
-        head.into_iter().for_each(|process| self.end_life(process, Crash::PowerCut));
-    }
-
-    fn kill(&mut self, process: ProcessId) {
-        if !self.alive(process) {
-            return;
-        }
-        self.note("kill    ", [u64::from(process.0), 0, 0, 0]);
-        let mine: Vec<bool> = self.drivers.iter().map(|d| d.process == process).collect();
-        for disk in 0..self.storage.disks.len() {
-            self.cut_off(disk, |flight| mine[flight.driver]);
-        }
-        self.end_life(process, Crash::Kill);
-    }
-
-    fn end_life(&mut self, process: ProcessId, crash: Crash) {
-        self.processes[process.0 as usize].alive = false; // u32 to usize
-        self.crashes += 1;
-        let drivers = &self.drivers;
-        let orphans: Vec<u64> = self
-            .flights
-            .iter()
-            .filter(|(_, f)| drivers[f.driver].process == process)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in orphans {
-            self.complete(id, |op| failed(op, Errno::ECANCELED));
-        }
-        self.storage.process_ended(process);
-        self.net_process_ended(process, crash);
-    }
-}
-
-/// The end of an operation that failed, with its buffers.
-fn failed(op: Op, errno: Errno) -> Done {
-    match op {
-        Op::Open { .. } => Done::Opened(Err(errno)),
-        Op::Size { .. } => Done::Size(Err(errno)),
-        Op::Read { into, .. } => Done::Read(Err(errno), into),
-        Op::Listen { .. } | Op::Connect { .. } => Done::Socket(Err(errno)),
-        Op::LocalAddress { .. } => Done::LocalAddress(Err(errno)),
-        Op::Accept { .. } => Done::Accepted(Err(errno)),
-        Op::Recv { into, .. } => Done::Received(Err(errno), into),
-        Op::Send { from, .. } => Done::Sent(Err(errno), from),
-        Op::Close { .. }
-        | Op::Write { .. }
-        | Op::Flush { .. }
-        | Op::Discard { .. }
-        | Op::Zero { .. }
-        | Op::Shutdown { .. }
-        | Op::CloseSocket { .. } => Done::Finished(Err(errno)),
-    }
-}
-
-/// Eight characters for the digest and the trail.
-fn kind_of(op: &Op) -> &'static str {
-    match op {
-        Op::Open { .. } => "+open   ",
-        Op::Close { .. } => "+close  ",
-        Op::Size { .. } => "+size   ",
-        Op::Read { .. } => "+read   ",
-        Op::Write { durable: false, .. } => "+write  ",
-        Op::Write { durable: true, .. } => "+fua    ",
-        Op::Flush { .. } => "+flush  ",
-        Op::Discard { .. } => "+discard",
-        Op::Zero { .. } => "+zero   ",
-        Op::Listen { .. } => "+listen ",
-        Op::LocalAddress { .. } => "+address",
-        Op::Accept { .. } => "+accept ",
-        Op::Connect { .. } => "+connect",
-        Op::Recv { .. } => "+recv   ",
-        Op::Send { .. } => "+send   ",
-        Op::Shutdown { .. } => "+shut   ",
-        Op::CloseSocket { .. } => "+hangup ",
     }
 }
