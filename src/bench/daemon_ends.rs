@@ -247,6 +247,8 @@ mod tests {
             votes_present: 3,
             votes_total: 3,
             epoch: 1,
+            work: Vec::new(),
+            last_scrub: None,
         }
     }
 
