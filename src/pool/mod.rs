@@ -132,7 +132,7 @@ impl Pool {
     ///
     /// # Errors
     /// If something could not be made durable: the pool stays marked as in use, and the next opening settles it.
-    pub async fn close(self, core: &Core) -> Result<(), PoolError> {
+    pub async fn close(&self, core: &Core) -> Result<(), PoolError> {
         self.shared.closing.store(true, Ordering::Release);
         self.shared.clean_wanted.wake_all();
         let cleaned = flush::clean(&self.shared, core, true).await;

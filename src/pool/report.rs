@@ -24,8 +24,10 @@ pub struct PoolFacts {
     pub usable: [ByteLen; 3],
     pub members: Vec<MemberFacts>,
     pub volumes: Vec<VolumeFacts>,
-    /// Extents' bytes that must be free to bring every slot back to its copies after the largest drive is lost.
+    /// Volume bytes that must stay free so that every slot gets its copies back after the largest drive is lost:
+    /// what that drive adds to the space for volumes of the pool's default copies.
     pub heal_needed: ByteLen,
+    /// Whether all copies that lie on the largest drive now would find a new place.
     pub heal_possible: bool,
 }
 
@@ -69,19 +71,21 @@ pub struct VolumeFacts {
 impl Pool {
     /// The pool's figures now.
     pub fn facts(&self) -> PoolFacts {
-        let live = lock(&self.shared.live);
-        let state = live.state.clone();
         let in_sync = self.shared.members.values().filter(|m| m.is_in_sync());
         let totals: Vec<u32> = in_sync.clone().map(|m| m.layout.extents).collect();
-        let free: Vec<u32> = in_sync.map(|m| live.free.free(m.id)).collect();
+        let (state, free, epoch, present) = {
+            let live = lock(&self.shared.live);
+            let free: Vec<u32> = in_sync.map(|m| live.free.free(m.id)).collect();
+            (live.state.clone(), free, live.epoch, live.votes_present)
+        };
         let extent = state.extent;
         let each = |room: &[u32]| [1, 2, 3].map(|copies| ByteLen(usable(room, copies) * extent.0));
         let members: Vec<MemberFacts> =
             state.members.keys().map(|id| self.member_facts(&state, *id)).collect();
         let (heal_needed, heal_possible) = self.heal(&state);
         PoolFacts {
-            epoch: live.epoch,
-            votes: Tally { present: live.votes_present, total: state.members.len() + 1 },
+            epoch,
+            votes: Tally { present, total: state.members.len() + 1 },
             raw: ByteLen(totals.iter().map(|e| u64::from(*e)).sum::<u64>() * extent.0),
             free: each(&free),
             usable: each(&totals),
@@ -161,30 +165,38 @@ impl Pool {
         }
     }
 
-    /// What must be free to heal after losing the largest drive, and whether every lost copy finds a new place.
+    /// What must stay free to heal after losing the largest drive, and whether every lost copy finds a new place.
     fn heal(&self, state: &State) -> (ByteLen, bool) {
-        let largest =
-            self.shared.members.values().filter(|m| m.is_in_sync()).max_by_key(|m| m.layout.extents);
-        let Some(largest) = largest else { return (ByteLen(0), false) };
-        let mut free = lock_free(self, largest.id);
-        let mut needed = 0;
-        let mut possible = true;
+        let in_sync: Vec<_> = self.shared.members.values().filter(|m| m.is_in_sync()).collect();
+        let Some(largest) = in_sync.iter().max_by_key(|m| m.layout.extents) else {
+            return (ByteLen(0), false);
+        };
+        let all: Vec<u32> = in_sync.iter().map(|m| m.layout.extents).collect();
+        let rest: Vec<u32> =
+            in_sync.iter().filter(|m| m.id != largest.id).map(|m| m.layout.extents).collect();
+        let needed = usable(&all, state.copies) - usable(&rest, state.copies);
+        let mut free = free_without(self, largest.id);
         let slots = state.volumes.values().flat_map(|v| v.slots.values());
-        for slot in slots.filter(|s| s.copies.len() > 1 && s.copies.iter().any(|c| c.member == largest.id)) {
-            needed += 1;
-            let taken = |m: &MemberId| slot.copies.iter().any(|c| c.member == *m);
-            let place = free.iter_mut().filter(|(m, _)| !taken(m)).max_by_key(|(_, free)| *free);
-            match place {
-                Some((_, free)) if *free > 0 => *free -= 1,
-                Some(_) | None => possible = false,
-            }
+        let lost = slots.filter(|s| s.copies.len() > 1 && s.copies.iter().any(|c| c.member == largest.id));
+        let possible = lost.fold(state.copies > 1, |possible, slot| possible & place_copy(slot, &mut free));
+        (ByteLen(needed * self.shared.extent.0), possible)
+    }
+}
+
+/// Takes an extent for a new copy of a slot from the member with most room that has none yet.
+fn place_copy(slot: &super::state::SlotRecord, free: &mut [(MemberId, u32)]) -> bool {
+    let taken = |m: &MemberId| slot.copies.iter().any(|c| c.member == *m);
+    match free.iter_mut().filter(|(m, _)| !taken(m)).max_by_key(|(_, free)| *free) {
+        Some((_, free)) if *free > 0 => {
+            *free -= 1;
+            true
         }
-        (self.shared.slot_bytes(needed), possible)
+        Some(_) | None => false,
     }
 }
 
 /// Free extents of the members in sync but one.
-fn lock_free(pool: &Pool, without: MemberId) -> Vec<(MemberId, u32)> {
+fn free_without(pool: &Pool, without: MemberId) -> Vec<(MemberId, u32)> {
     let live = lock(&pool.shared.live);
     let members = pool.shared.members.values().filter(|m| m.is_in_sync() && m.id != without);
     members.map(|m| (m.id, live.free.free(m.id))).collect()

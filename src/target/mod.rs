@@ -40,6 +40,8 @@ pub struct TargetConfig {
     pub connections_max: usize,
     /// Negotiations at the same time; while there are so many, no further connection is accepted.
     pub handshakes_max: usize,
+    /// How long a client may take to send a mebibyte of payload, or to read 256 KiB of replies.
+    pub patience: Duration,
 }
 
 impl Default for TargetConfig {
@@ -48,6 +50,7 @@ impl Default for TargetConfig {
             budget_bytes: MEMORY_DEFAULT,
             connections_max: CONNECTIONS_MAX,
             handshakes_max: HANDSHAKES_MAX,
+            patience: Duration::from_secs(60),
         }
     }
 }
@@ -88,7 +91,7 @@ impl Target {
         assert!(cores > 0, "somebody has to serve");
         let (desks, receivers): (Vec<_>, Vec<_>) = (0..cores).map(|_| mailbox()).unzip();
         let shared = Arc::new(Shared {
-            house: Arc::new(House::new(catalog, config.budget_bytes)),
+            house: Arc::new(House::new(catalog, config.budget_bytes, config.patience)),
             config,
             desks,
             loads: (0..cores).map(|_| AtomicUsize::new(0)).collect(),

@@ -8,6 +8,7 @@ pub mod memory;
 
 use crate::base::units::Span;
 use crate::block::{Allocation, Geometry, Payload, Status, WriteFlags, ZeroFlags};
+use crate::pool::PoolVolume;
 use crate::reactor::Core;
 use memory::MemoryVolume;
 use std::sync::Arc;
@@ -22,11 +23,19 @@ pub struct Volume {
 /// What stands behind a name.
 enum Backing {
     Memory(MemoryVolume),
+    Pool(Arc<PoolVolume>),
 }
 
 impl Volume {
     pub fn in_memory(name: &str, memory: MemoryVolume) -> Volume {
         Volume { name: name.to_owned(), description: "memory".to_owned(), backing: Backing::Memory(memory) }
+    }
+
+    /// A volume of a pool under its present name; a renamed one is another `Volume`.
+    pub fn in_pool(volume: Arc<PoolVolume>) -> Volume {
+        let copies = volume.copies;
+        let description = format!("{copies} {}", if copies == 1 { "copy" } else { "copies" });
+        Volume { name: volume.shape.load().name.clone(), description, backing: Backing::Pool(volume) }
     }
 
     /// The name it is exported under.
@@ -43,12 +52,14 @@ impl Volume {
     pub fn geometry(&self) -> Geometry {
         match &self.backing {
             Backing::Memory(memory) => memory.geometry(),
+            Backing::Pool(volume) => volume.geometry(),
         }
     }
 
     pub fn is_read_only(&self) -> bool {
         match &self.backing {
             Backing::Memory(memory) => memory.is_read_only(),
+            Backing::Pool(_) => false,
         }
     }
 
@@ -80,6 +91,7 @@ impl Handle {
         self.validate(span)?;
         match &self.volume.backing {
             Backing::Memory(memory) => memory.read(&self.core, span).await,
+            Backing::Pool(volume) => volume.read(&self.core, span).await,
         }
     }
 
@@ -89,6 +101,7 @@ impl Handle {
         self.validate(span)?;
         match &self.volume.backing {
             Backing::Memory(memory) => memory.write(&self.core, span, payload, flags).await,
+            Backing::Pool(volume) => volume.write(&self.core, span, payload, flags).await,
         }
     }
 
@@ -96,6 +109,7 @@ impl Handle {
     pub async fn flush(&self) -> Result<(), Status> {
         match &self.volume.backing {
             Backing::Memory(_) => Ok(()),
+            Backing::Pool(volume) => volume.flush(&self.core).await,
         }
     }
 
@@ -104,6 +118,7 @@ impl Handle {
         self.validate(span)?;
         match &self.volume.backing {
             Backing::Memory(memory) => memory.discard(span, flags).await,
+            Backing::Pool(volume) => volume.discard(&self.core, span, flags).await,
         }
     }
 
@@ -112,6 +127,7 @@ impl Handle {
         self.validate(span)?;
         match &self.volume.backing {
             Backing::Memory(memory) => memory.write_zeroes(span, flags).await,
+            Backing::Pool(volume) => volume.write_zeroes(&self.core, span, flags).await,
         }
     }
 
@@ -121,6 +137,7 @@ impl Handle {
         self.validate(span)?;
         match &self.volume.backing {
             Backing::Memory(memory) => memory.allocation(span, runs_max).await,
+            Backing::Pool(volume) => volume.allocation(&self.core, span, runs_max).await,
         }
     }
 

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 /// Gives space back to the file system.
 const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-/// On a file: zeros without writing. On a block device: the fastest way the device has, and writing otherwise.
+/// On a file: zeros without writing. On a block device: the fastest way the device has, and writing
+/// otherwise.
 const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
 
 /// A file keeps its space if the file system can do that.
@@ -182,8 +183,8 @@ impl UringDriver {
             return self.complete(token, Done::Finished(Err(Errno::EBADF)));
         };
         if held.socket().is_some() {
-            // Operations that wait for the peer would keep the socket open: they end now, on every core. What was
-            // submitted before the close is handed over first.
+            // Operations that wait for the peer would keep the socket open: they end now, on every core. What
+            // was submitted before the close is handed over first.
             self.ring.submit();
             // Not connected any more: then nothing waits.
             let _ = sockets::shutdown(&held, Direction::Both);

@@ -22,7 +22,8 @@ impl UringDriver {
         };
         let entry = entry(slot, target, self.arena).user_data(u64::from(key));
         // SAFETY: the entry points into the boxed slot and to buffers that the slot owns; neither is moved,
-        // changed or freed before `look_at_results` has seen the entry's result, also when the driver is dropped.
+        // changed or freed before `look_at_results` has seen the entry's result, also when the driver is
+        // dropped.
         unsafe { self.ring.push(entry) }
     }
 
@@ -89,7 +90,7 @@ impl UringDriver {
                 settle::finished(result)
             }
             Work::Accept { socket } => self.accepted(key, socket, result),
-            Work::Connect(connecting) => self.connected(connecting, result),
+            Work::Connect(connecting) => self.connected(*connecting, result),
             Work::Receive(receiving) => settle::receive(receiving, result),
             Work::Send(sending) => settle::send(sending, result),
             Work::Idle | Work::Offloaded { .. } => unreachable!("such work has no entry in the ring"),
@@ -128,8 +129,8 @@ impl UringDriver {
         Step::Done(Done::Accepted(accepted))
     }
 
-    fn connected(&mut self, connecting: Box<Connecting>, result: Result<usize, Errno>) -> Step {
-        let Connecting { socket, tcp, .. } = *connecting;
+    fn connected(&mut self, connecting: Connecting, result: Result<usize, Errno>) -> Step {
+        let Connecting { socket, tcp, .. } = connecting;
         let shared = Arc::clone(&self.shared);
         let connected = result.and_then(|_| shared.insert(sockets::connected(socket, tcp)).map(SocketId));
         Step::Done(Done::Socket(connected))

@@ -1,10 +1,10 @@
 //! The process-wide table of open files and sockets, and what is known about each.
 //!
-//! An id names the same thing on every core and is never used again. A core that uses an id keeps a share of the
-//! `Held` behind it (see `locals`), so that the hot path takes no lock and a file descriptor number cannot be
-//! recycled while any core has operations queued on it. Closing removes the id from the table, tells every core
-//! that keeps a share to let go, and completes when the last share is gone: then the descriptor is closed and an
-//! exclusive lock is free again.
+//! An id names the same thing on every core and is never used again. A core that uses an id keeps a share of
+//! the `Held` behind it (see `locals`), so that the hot path takes no lock and a file descriptor number
+//! cannot be recycled while any core has operations queued on it. Closing removes the id from the table,
+//! tells every core that keeps a share to let go, and completes when the last share is gone: then the
+//! descriptor is closed and an exclusive lock is free again.
 
 use super::wake::{Note, Peer};
 use crate::io::driver::{FileKind, Token};
@@ -96,8 +96,8 @@ pub(super) struct Held {
 
 pub(super) enum Descriptor {
     Plain(OwnedFd),
-    /// A regular file with an exclusive lock, which is released when this is dropped even where the kernel keeps
-    /// a registered file for a moment longer (before Linux 6.4).
+    /// A regular file with an exclusive lock, which is released when this is dropped even where the kernel
+    /// keeps a registered file for a moment longer (before Linux 6.4).
     Locked(Flock<OwnedFd>),
 }
 

@@ -1,9 +1,9 @@
 //! I/O on files in memory file systems (tmpfs, ramfs), done on the spot.
 //!
-//! Such files refuse RWF_NOWAIT, so the ring would hand every operation to a kernel worker thread and back; a copy
-//! on the spot takes less than that hand-over. It cannot wait for a device, because there is none (a page that
-//! was swapped out is the exception, and then the machine has other problems). There is no cache to flush either:
-//! durable means nothing here.
+//! Such files refuse RWF_NOWAIT, so the ring would hand every operation to a kernel worker thread and back; a
+//! copy on the spot takes less than that hand-over. It cannot wait for a device, because there is none (a
+//! page that was swapped out is the exception, and then the machine has other problems). There is no cache to
+//! flush either: durable means nothing here.
 
 use super::handles::Held;
 use super::settle::{self, Step};

@@ -1,13 +1,14 @@
 //! The production driver: Linux io_uring, one ring per core, never shared between threads.
 //!
-//! The way of an operation: `submit` (in `begin`) checks it, takes its handle into use and puts it in a slot that
-//! does not move; `entries` makes the ring entry; the next `reap` or `park` hands all queued entries to the kernel
-//! in one system call; `settle` decides from the result whether it goes on or has ended. Buffers, address
-//! structures and iovec arrays belong to the slot until the result has been seen.
+//! The way of an operation: `submit` (in `begin`) checks it, takes its handle into use and puts it in a slot
+//! that does not move; `entries` makes the ring entry; the next `reap` or `park` hands all queued entries to
+//! the kernel in one system call; `settle` decides from the result whether it goes on or has ended. Buffers,
+//! address structures and iovec arrays belong to the slot until the result has been seen.
 //!
 //! Rules:
 //! - The thread that makes a driver is the only one to use it (SINGLE_ISSUER), and drops it.
-//! - The kernel finishes operations only inside `reap` and `park` (DEFER_TASKRUN): nothing runs behind our back.
+//! - The kernel finishes operations only inside `reap` and `park` (DEFER_TASKRUN): nothing runs behind our
+//!   back.
 //! - A descriptor is closed only when no core has anything queued on it (see `handles`).
 //! - A driver that is dropped first gets everything back from the kernel; what the kernel keeps is leaked.
 
@@ -65,8 +66,8 @@ impl Default for UringConfig {
     }
 }
 
-/// Bytes copied to and from memory file systems in one turn before the network gets its turn again: about a tenth
-/// of a millisecond.
+/// Bytes copied to and from memory file systems in one turn before the network gets its turn again: about a
+/// tenth of a millisecond.
 const INLINE_BYTES_PER_TURN: usize = 1 << 20;
 
 /// The longest sleep. The kernel adds it to its clock, which must not overflow.
@@ -148,8 +149,8 @@ impl UringDriver {
 
     fn await_wake(&mut self) {
         let read = opcode::Read::new(Fd(self.peer.event()), self.wake_count.get().cast(), 8);
-        // SAFETY: the count is boxed and owned by the driver, whose drop waits for the result of this read, or
-        // leaks the box. The descriptor belongs to the peer, which the driver holds.
+        // SAFETY: the count is boxed and owned by the driver, whose drop waits for the result of this read,
+        // or leaks the box. The descriptor belongs to the peer, which the driver holds.
         unsafe { self.ring.push(read.build().user_data(WAKE)) }
     }
 

@@ -1,5 +1,5 @@
-//! A thread for the one thing that older kernels (before Linux 6.12) can only do while the caller waits: discard
-//! on a block device. It starts at the first such operation and ends with the driver.
+//! A thread for the one thing that older kernels (before Linux 6.12) can only do while the caller waits:
+//! discard on a block device. It starts at the first such operation and ends with the driver.
 
 use super::handles::Held;
 use super::wake::{Note, Peer};

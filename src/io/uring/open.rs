@@ -198,8 +198,8 @@ fn direct_unit(fd: &impl AsFd) -> Option<u32> {
     const OFFSET_ALIGN: usize = 156 / 4;
     let mut answer = [0u32; 64];
     let raw = fd.as_fd().as_raw_fd();
-    // SAFETY: the kernel writes one `struct statx` of 256 bytes, which is the size of `answer`; its fields are
-    // integers. The path is an empty C string.
+    // SAFETY: the kernel writes one `struct statx` of 256 bytes, which is the size of `answer`; its fields
+    // are integers. The path is an empty C string.
     let failed =
         unsafe { libc::statx(raw, c"".as_ptr(), libc::AT_EMPTY_PATH, DIOALIGN, answer.as_mut_ptr().cast()) };
     let told = failed == 0 && answer[0] & DIOALIGN != 0 && answer[OFFSET_ALIGN] != 0;

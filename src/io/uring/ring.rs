@@ -1,14 +1,17 @@
 //! The ring itself: entries in, results out, nothing lost in between.
 //!
-//! The kernel may be unable to take more entries for a moment (out of memory, completion queue overflown); such
-//! entries wait in `backlog`. What the kernel took is told by the queue's head alone, never by what a system call
-//! returned.
+//! The kernel may be unable to take more entries for a moment (out of memory, completion queue overflown);
+//! such entries wait in `backlog`. What the kernel took is told by the queue's head alone, never by what a
+//! system call returned.
 
 use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, squeue};
 use nix::errno::Errno;
 use std::collections::VecDeque;
 use std::time::Duration;
+
+/// The pause before entries that the kernel had no room for are offered again.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(1);
 
 /// The result of one entry.
 #[derive(Clone, Copy, Debug)]
@@ -31,8 +34,8 @@ impl Ring {
         Ring { uring, backlog: VecDeque::new(), outstanding: 0, can_wait_uncounted }
     }
 
-    /// Queues an entry that has exactly one result. It reaches the kernel at the next `submit` or `wait`, or now
-    /// if the queue is full.
+    /// Queues an entry that has exactly one result. It reaches the kernel at the next `submit` or `wait`, or
+    /// now if the queue is full.
     ///
     /// # Safety
     /// Everything that the entry points to must stay valid and in place until its result has been collected.
@@ -64,6 +67,12 @@ impl Ring {
     /// Hands the queue to the kernel and waits for a result, until `timeout` has passed. May return early.
     /// `idle` keeps the wait out of the machine's I/O wait figures.
     pub fn wait(&mut self, timeout: Option<Duration>, idle: bool) {
+        self.refill();
+        // What the kernel could not take yet is offered again soon, and not after something else happens.
+        let timeout = match (timeout, self.backlog.is_empty()) {
+            (timeout, true) => timeout,
+            (timeout, false) => Some(timeout.map_or(BACKLOG_PAUSE, |timeout| timeout.min(BACKLOG_PAUSE))),
+        };
         // ETIME and EINTR are ordinary ends of a wait; after the others the caller's next turn tries again.
         let _ = self.enter(1, timeout, idle);
         self.refill();
@@ -71,9 +80,8 @@ impl Ring {
 
     /// Appends all results that are there.
     ///
-    /// # Panics
-    /// If the kernel ran out of memory so badly that it lost a result: the buffers of that operation can never
-    /// be used or freed again, and the process must start anew.
+    /// # Panics If the kernel ran out of memory so badly that it lost a result: the buffers of that operation
+    /// can never be used or freed again, and the process must start anew.
     pub fn collect(&mut self, ended: &mut Vec<Ended>) {
         loop {
             let before = ended.len();
@@ -93,8 +101,8 @@ impl Ring {
         self.uring.submitter().register_files_update(slot, &[fd]).is_ok()
     }
 
-    /// Gives registered files and memory back now. Dropping the ring does that too, but some time later, and until
-    /// then exclusive devices stay taken and locked memory stays counted.
+    /// Gives registered files and memory back now. Dropping the ring does that too, but some time later, and
+    /// until then exclusive devices stay taken and locked memory stays counted.
     pub fn unregister(&mut self) {
         // Fails only when nothing was registered.
         let _ = self.uring.submitter().unregister_files();
@@ -113,8 +121,8 @@ impl Ring {
             Some(timespec) => SubmitArgs::new().timespec(timespec),
             None => SubmitArgs::new(),
         };
-        // SAFETY: the argument is the structure that EXT_ARG announces and lives through the call, as does the
-        // timespec it points to; what the queued entries point to is upheld by the callers of `push`.
+        // SAFETY: the argument is the structure that EXT_ARG announces and lives through the call, as does
+        // the timespec it points to; what the queued entries point to is upheld by the callers of `push`.
         let entered = unsafe { self.uring.submitter().enter(len, want, flags.bits(), Some(&args)) };
         match entered {
             Ok(_) => Ok(()),

@@ -18,11 +18,10 @@ pub(super) fn read(mut reading: Reading, result: Result<usize, Errno>) -> Step {
         Err(errno) => Step::Done(Done::Read(Err(errno), reading.into)),
         Ok(count) => {
             reading.done += count;
+            let next = reading.offset + reading.done as u64; // usize to u64: widening
             // Unbuffered I/O cannot go on from an odd place; only the file's end leaves it there.
-            let at_end = count == 0
-                || reading.direct.is_some_and(|unit| {
-                    !(reading.offset + reading.done as u64).is_multiple_of(u64::from(unit))
-                }); // widening
+            let odd = reading.direct.is_some_and(|unit| !next.is_multiple_of(u64::from(unit)));
+            let at_end = count == 0 || odd;
             if at_end || reading.done == reading.into.len() {
                 Step::Done(Done::Read(Ok(reading.done), reading.into))
             } else {

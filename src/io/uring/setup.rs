@@ -205,8 +205,8 @@ pub(super) fn register_arena(uring: &IoUring, buffers: &BufPool) -> Result<(), W
     if pieces.is_empty() {
         return Ok(());
     }
-    // SAFETY: the pieces lie within the arena's mapping. The driver keeps a handle to the pool until the ring is
-    // gone, and the kernel pins the pages for as long as it uses them.
+    // SAFETY: the pieces lie within the arena's mapping. The driver keeps a handle to the pool until the ring
+    // is gone, and the kernel pins the pages for as long as it uses them.
     let registered = unsafe { uring.submitter().register_buffers(&pieces) };
     registered.map_err(|_| {
         let soft = getrlimit(Resource::RLIMIT_MEMLOCK).ok().map(|(soft, _)| soft);

@@ -14,6 +14,7 @@ use crate::io::driver::{
 use nix::errno::Errno;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use tempfile::TempDir;
 
 /// A driver with its pool; operations are run one at a time, or begun and awaited by token.

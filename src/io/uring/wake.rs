@@ -47,8 +47,8 @@ impl Peer {
         })
     }
 
-    /// Leaves a note and wakes the driver. The driver itself looks at its notes before it sleeps, so that a note
-    /// to oneself needs no waking.
+    /// Leaves a note and wakes the driver. The driver itself looks at its notes before it sleeps, so that a
+    /// note to oneself needs no waking.
     pub fn post(&self, note: Note) {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(note);
         self.has_notes.store(true, Ordering::Release);

@@ -30,20 +30,21 @@ pub struct House {
     pub budget: Budget,
     /// Bytes of the budget that one connection may hold.
     connection_bytes_max: u64,
+    patience: Duration,
 }
 
 impl House {
     /// # Panics
     /// If the budget is smaller than two of the largest requests.
-    pub fn new(catalog: Arc<Catalog>, budget_bytes: u64) -> House {
+    pub fn new(catalog: Arc<Catalog>, budget_bytes: u64, patience: Duration) -> House {
         assert!(budget_bytes >= 2 * PAYLOAD_MAX, "a budget of {budget_bytes} bytes is too small");
         let connection_bytes_max = (budget_bytes / 4).max(PAYLOAD_MAX);
-        House { catalog, budget: Budget::new(budget_bytes), connection_bytes_max }
+        House { catalog, budget: Budget::new(budget_bytes), connection_bytes_max, patience }
     }
 
-    /// How long a peer may take to make progress. Less when others wait for the memory that it holds.
+    /// How long a peer may take for a piece of a payload or a batch of replies. Less when memory is short.
     pub(super) fn patience(&self) -> Duration {
-        Duration::from_secs(if self.budget.free() < PAYLOAD_MAX { 10 } else { 60 })
+        if self.budget.free() < PAYLOAD_MAX { self.patience / 6 } else { self.patience }
     }
 }
 

@@ -129,3 +129,45 @@ fn setup_errors_say_what_to_do() {
     let low = Warning::MemlockLow { arena: 64 << 20, limit: Some(8 << 20) };
     assert_eq!(low.to_string(), "64 MiB of buffers cannot be locked (limit 8 MiB)");
 }
+
+#[test]
+fn a_core_never_reads_another_file_through_a_recycled_descriptor() {
+    let shared = Handles::new();
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::sharing(shared.clone(), UringConfig::default());
+    for name in [1u8, 2] {
+        std::fs::write(folder.path().join(name.to_string()), vec![name; 65536]).unwrap();
+    }
+    // The file to read: its id, and in the lowest bit which one it is.
+    let (current, stop) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
+    let (reading, stopping) = (current.clone(), stop.clone());
+    let reader = std::thread::spawn(move || {
+        let mut rig = Rig::sharing(shared, UringConfig::default());
+        let (mut right, mut closed) = (0, 0);
+        while !stopping.load(Ordering::Relaxed) {
+            let now = reading.load(Ordering::Acquire);
+            match rig.read(FileId(now >> 1), 0, 4096) {
+                Ok(bytes) => {
+                    assert_eq!(bytes, vec![u8::try_from(now & 1).unwrap() + 1; 4096], "of file {now}");
+                    right += 1;
+                }
+                Err(errno) => {
+                    assert_eq!(errno, Errno::EBADF);
+                    closed += 1;
+                }
+            }
+        }
+        (right, closed)
+    });
+    for round in 0..400u32 {
+        let which = round & 1;
+        let path = folder.path().join((which + 1).to_string());
+        let (file, _) = rig.open(&path, Access::Inspect).unwrap();
+        current.store(file.0 << 1 | which, Ordering::Release);
+        rig.driver.park(Some(rig.driver.now() + Duration::from_micros(300)));
+        assert_eq!(rig.finish(Op::Close { file }), Ok(()));
+    }
+    stop.store(true, Ordering::Relaxed);
+    let (right, closed) = reader.join().unwrap();
+    assert!(right > 50 && closed > 0, "read {right} times, too late {closed} times");
+}

@@ -1,0 +1,47 @@
+//! Errors of pools and drivers in the form that people read.
+
+use crate::control::api::Failure;
+use crate::io::uring::SetupError;
+use crate::pool::PoolError;
+
+/// A pool's error with its code and the next command.
+pub fn pool_failure(error: &PoolError) -> Failure {
+    let text = error.to_string();
+    match error {
+        PoolError::Open { .. } | PoolError::Disk { .. } => Failure::failed("DISK_UNREADABLE", text),
+        PoolError::Busy { .. } => Failure::refused("DISK_IN_USE", text),
+        PoolError::TooSmall { .. } => Failure::refused("DISK_TOO_SMALL", text),
+        PoolError::NoMembers => {
+            Failure::failed("NO_MEMBERS", text).with("where are its drives? drystone pool import DISK…")
+        }
+        PoolError::SeveralPools(_) => Failure::refused("SEVERAL_POOLS", text).with("name one: --pool NAME"),
+        PoolError::Twins(_, _) => {
+            Failure::refused("TWINS", text).with("neither is used until one of them is taken away")
+        }
+        PoolError::NoMajority { .. } => Failure::refused("NO_MAJORITY", text)
+            .with("bring the missing drives back, then: drystone pool import DISK…")
+            .with(
+                "they are gone for good? `drystone pool import --force DISK…` goes on without them, records",
+            )
+            .with("that, and refuses them for ever; what only they held is lost"),
+        PoolError::Forked { .. } => Failure::refused("TWO_HISTORIES", text)
+            .with("each half was used without the other; take one half away, then import the other"),
+        PoolError::NoLog { .. } => Failure::failed("NO_LOG", text),
+        PoolError::Frozen => Failure::failed("MAJORITY_LOST", text)
+            .with("stop the daemon, bring the missing drives back, and start it again"),
+        PoolError::LogFull(_) => Failure::failed("LOG_FULL", text),
+        PoolError::Invalid(_) => Failure::refused("INVALID", text),
+        PoolError::NoVolume(_) => Failure::failed("NO_VOLUME", text).with("drystone volume list"),
+        PoolError::VolumeExists(_) => Failure::refused("VOLUME_EXISTS", text),
+        PoolError::Closing => Failure::failed("CLOSING", text),
+    }
+}
+
+/// Why there is no driver, with the fix.
+pub fn setup_failure(error: &SetupError) -> Failure {
+    let mut failure = Failure::failed(error.code(), error.to_string());
+    for line in error.facts() {
+        failure = failure.with(line);
+    }
+    failure
+}

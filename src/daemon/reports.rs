@@ -1,0 +1,97 @@
+//! A pool's figures in the words of the control protocol. Pure.
+
+use crate::control::api::{
+    DriveReport, DriveState, PoolReport, PoolState, ScrubReport, VolumeReport, WorkReport,
+};
+use crate::pool::report::{MemberFacts, PoolFacts, VolumeFacts};
+use crate::pool::state::MemberState;
+
+/// What the pool's figures do not contain.
+pub struct Beside {
+    pub work: Vec<WorkReport>,
+    pub last_scrub: Option<ScrubReport>,
+}
+
+/// The report of a pool; `connections` tells how many clients have a volume open.
+pub fn pool_report(facts: &PoolFacts, beside: Beside, connections: impl Fn(&str) -> u32) -> PoolReport {
+    let sum = |pick: fn(&VolumeFacts) -> u64| facts.volumes.iter().map(pick).sum();
+    let name = &facts.state.name;
+    PoolReport {
+        name: name.clone(),
+        uuid: facts.state.pool.to_string(),
+        state: pool_state(facts),
+        copies: facts.state.copies,
+        extent_bytes: facts.state.extent.0,
+        raw_bytes: facts.raw.0,
+        free_bytes: facts.free.map(|f| f.0),
+        usable_bytes: facts.usable.map(|u| u.0),
+        allocated_bytes: sum(|v| v.allocated.0),
+        below_promise_bytes: sum(|v| v.below_promise.0),
+        single_copy_bytes: sum(|v| v.single_copy.0),
+        unavailable_bytes: sum(|v| v.unavailable.0),
+        heal_needed_bytes: facts.heal_needed.0,
+        heal_possible: facts.heal_possible,
+        drives: facts.members.iter().map(|m| drive_report(m, name)).collect(),
+        volumes: facts.volumes.iter().map(|v| volume_report(v, name, connections(&v.name))).collect(),
+        votes_present: u32::try_from(facts.votes.present).unwrap_or(u32::MAX),
+        votes_total: u32::try_from(facts.votes.total).unwrap_or(u32::MAX),
+        epoch: facts.epoch,
+        work: beside.work,
+        last_scrub: beside.last_scrub,
+    }
+}
+
+fn pool_state(facts: &PoolFacts) -> PoolState {
+    let any = |pick: fn(&VolumeFacts) -> u64| facts.volumes.iter().any(|v| pick(v) > 0);
+    let promised = facts.state.copies > 1 || facts.volumes.iter().any(|v| v.copies > 1);
+    if any(|v| v.unavailable.0) {
+        PoolState::DataUnavailable
+    } else if any(|v| v.below_promise.0) {
+        PoolState::AtRisk
+    } else if promised {
+        PoolState::Safe
+    } else {
+        PoolState::Unprotected
+    }
+}
+
+fn drive_report(member: &MemberFacts, pool: &str) -> DriveReport {
+    DriveReport {
+        name: member.name.clone(),
+        path: member.path.as_ref().map(|p| p.display().to_string()).unwrap_or_default(),
+        uuid: member.uuid.to_string(),
+        pool: pool.to_owned(),
+        size_bytes: member.size.0,
+        state: match member.state {
+            MemberState::Active => DriveState::Active,
+            MemberState::Missing => DriveState::Missing,
+            MemberState::Stale => DriveState::Stale,
+            MemberState::Faulted => DriveState::Faulted,
+        },
+        reason: member.reason.clone(),
+        rotational: member.rotational,
+        used_bytes: member.used.0,
+        lost_bytes: member.lost_without.0,
+        exposed_bytes: member.exposed_without.0,
+        read_errors: member.read_errors,
+        write_errors: member.write_errors,
+        checksum_errors: member.checksum_errors,
+    }
+}
+
+fn volume_report(volume: &VolumeFacts, pool: &str, connections: u32) -> VolumeReport {
+    VolumeReport {
+        name: volume.name.clone(),
+        pool: pool.to_owned(),
+        uuid: volume.uuid.to_string(),
+        size_bytes: volume.size.0,
+        copies: volume.copies,
+        columns: volume.columns,
+        stripe_unit_bytes: volume.unit.0,
+        checksums: volume.checksums,
+        allocated_bytes: volume.allocated.0,
+        single_copy_bytes: volume.single_copy.0,
+        unavailable_bytes: volume.unavailable.0,
+        connections,
+    }
+}

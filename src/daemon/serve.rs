@@ -1,0 +1,196 @@
+//! The daemon: boots its cores, opens the pools, serves until it is told to stop, and closes everything cleanly.
+
+use super::cores::{self, CoreError};
+use super::service::Service;
+use crate::base::limits::HANDSHAKES_MAX;
+use crate::base::units::ByteLen;
+use crate::cli::args::{Globals, ServeArgs};
+use crate::control::api::Failure;
+use crate::control::presence::{Role, StateLock};
+use crate::control::server;
+use crate::io::driver::{Address, Direction};
+use crate::reactor::Core;
+use crate::reactor::mailbox::{Receiver, mailbox};
+use crate::reactor::net::stop;
+use crate::reactor::threads::{DriverFactory, build, launch};
+use crate::target::{Desk, Target, TargetConfig};
+use crate::volume::catalog::Catalog;
+use futures_util::future::select;
+use nix::sys::signal::{SigSet, Signal};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How long clients may take to finish when the daemon stops.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// How the memory given to the daemon is used.
+struct MemoryPlan {
+    /// The buffer arena of each core, bytes.
+    arena: usize,
+    /// Payloads and replies of all connections.
+    payloads: u64,
+    /// The state of regions: written marks and checksums.
+    cache: ByteLen,
+}
+
+/// Half of it for buffers, of which a quarter is left to the pool's own I/O and receive buffers; a quarter for the
+/// regions' state; the rest for everything small.
+fn plan_memory(memory: ByteLen, cores: usize) -> MemoryPlan {
+    let arenas = memory.0 / 2;
+    let arena = ByteLen(arenas / cores as u64).as_usize(); // widening
+    MemoryPlan { arena, payloads: arenas / 4 * 3, cache: ByteLen(memory.0 / 4) }
+}
+
+/// Serves all known pools until SIGTERM, SIGINT or a request to stop.
+pub fn serve(globals: &Globals, args: &ServeArgs) -> Result<(), Failure> {
+    let _lock = StateLock::take(&globals.state, Role::Daemon)?;
+    // Blocked before any thread starts, so that all of them inherit it and one thread waits for signals.
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+    signals.thread_block().map_err(|e| Failure::failed("SYSTEM", format!("signals cannot be held: {e}")))?;
+    let cpus = args.cores.as_ref().map_or_else(cores::cpus, |list| list.0.clone());
+    let memory = plan_memory(args.memory, cpus.len());
+    let catalog: Arc<Catalog> = Arc::default();
+    let config =
+        TargetConfig { budget_bytes: memory.payloads, handshakes_max: HANDSHAKES_MAX, ..Default::default() };
+    let (target, mut desks) = Target::new(catalog.clone(), config, cpus.len());
+    let drivers = cores::drivers();
+    let home_desk = desks.remove(0);
+    let home = build(plan(0, cpus[0], &memory)?, &drivers).map_err(|e| e.to_failure())?;
+    let others = start_others(desks, &cpus, &memory, &drivers)?;
+    let stops = forward_signals(signals)?;
+    let service = Rc::new(Service::new(&home, globals.state.clone(), memory.cache, catalog, Some(target)));
+    let (globals, args) = (globals.clone(), args.clone());
+    let core = home.clone();
+    let result = home.run_until(async move { run(core, service, home_desk, globals, args, stops).await });
+    home.drain();
+    for other in others {
+        // A core that panicked has said so; the others have closed what was open.
+        let _ = other.join();
+    }
+    result
+}
+
+fn plan(index: usize, cpu: usize, memory: &MemoryPlan) -> Result<crate::reactor::threads::CorePlan, Failure> {
+    let index = u16::try_from(index).expect("cores are few");
+    cores::plan(index, Some(cpu), memory.arena).map_err(|e| CoreError::from(e).to_failure())
+}
+
+type Thread = JoinHandle<Result<(), CoreError>>;
+
+fn start_others(
+    desks: Vec<Desk>,
+    cpus: &[usize],
+    memory: &MemoryPlan,
+    drivers: &DriverFactory<CoreError>,
+) -> Result<Vec<Thread>, Failure> {
+    let mut threads = Vec::new();
+    for desk in desks {
+        let plan = plan(desk.index(), cpus[desk.index()], memory)?;
+        let attend = move |core: Core| desk.attend(core);
+        let started = launch(plan, drivers.clone(), attend);
+        threads.push(started.map_err(|e| Failure::failed("SYSTEM", format!("no thread for a core: {e}")))?);
+    }
+    Ok(threads)
+}
+
+/// One thread waits for signals and passes them on as messages.
+fn forward_signals(signals: SigSet) -> Result<Receiver<Signal>, Failure> {
+    let (sender, receiver) = mailbox();
+    let wait = move || {
+        while let Ok(signal) = signals.wait() {
+            if sender.send(signal).is_err() {
+                return;
+            }
+        }
+    };
+    let started = std::thread::Builder::new().name("signals".to_owned()).spawn(wait);
+    started.map(|_| receiver).map_err(|e| Failure::failed("SYSTEM", format!("no thread for signals: {e}")))
+}
+
+async fn run(
+    core: Core,
+    service: Rc<Service>,
+    desk: Desk,
+    globals: Globals,
+    args: ServeArgs,
+    mut stops: Receiver<Signal>,
+) -> Result<(), Failure> {
+    core.spawn(desk.attend(core.clone()));
+    let target = service.target.clone().expect("a daemon has a target");
+    let begun = begin(&core, &service, &target, &globals, &args).await;
+    if let Ok(control) = &begun {
+        announce(&service);
+        let asked = service.stop_asked.ticket();
+        if !service.stopping.get() {
+            select(pin!(asked), pin!(stops.receive())).await;
+        }
+        eprintln!("stopping: finishing what is in flight");
+        stop(&core, *control, Direction::Both).await;
+    }
+    let stopped = target.stop(&core, GRACE).await;
+    if stopped.cut > 0 {
+        tracing::warn!(cut = stopped.cut, stuck = stopped.stuck, "connections were cut");
+    }
+    let closed = service.close().await;
+    if begun.is_ok() {
+        // The socket file is ours, and nobody listens on it any more.
+        let _ = std::fs::remove_file(&globals.control);
+    }
+    begun.map(|_| ()).and(closed)
+}
+
+async fn begin(
+    core: &Core,
+    service: &Rc<Service>,
+    target: &Target,
+    globals: &Globals,
+    args: &ServeArgs,
+) -> Result<crate::io::driver::SocketId, Failure> {
+    let listener = server::listen(core, &globals.control).await.map_err(|error| match error {
+        server::ListenError::Taken(_) => Failure::failed("STATE_IN_USE", error.to_string()),
+        server::ListenError::NotASocket(_) | server::ListenError::Io { .. } => {
+            Failure::failed("SYSTEM", format!("the control socket: {error}"))
+                .with("another place: --control SOCKET")
+        }
+    })?;
+    for failure in service.open_known().await? {
+        eprintln!("error [{}]: {}", failure.code, failure.message);
+        failure.details.iter().for_each(|line| eprintln!("  {line}"));
+    }
+    for address in &args.nbd {
+        let bound = target.listen(core, address.clone()).await.map_err(|e| port_taken(address, e))?;
+        service.listening.borrow_mut().push(show(&bound));
+    }
+    let socket = listener.socket();
+    let (handler, ender) = (service.clone(), service.clone());
+    let handle = move |connection, request| {
+        let service = handler.clone();
+        async move { service.execute(Some(connection), request).await }
+    };
+    let ended = move |connection| ender.ended(connection);
+    core.spawn(server::serve_connections(core.clone(), listener, handle, ended));
+    Ok(socket)
+}
+
+fn port_taken(address: &Address, errno: nix::errno::Errno) -> Failure {
+    Failure::failed("PORT_TAKEN", format!("{} cannot be listened on: {}", show(address), errno.desc()))
+        .with("listen elsewhere: --nbd ADDRESS:PORT")
+}
+
+fn show(address: &Address) -> String {
+    match address {
+        Address::Tcp(address) => address.to_string(),
+        Address::Unix(path) => format!("unix:{}", path.display()),
+    }
+}
+
+fn announce(service: &Service) {
+    let listening = service.listening.borrow().join(", ");
+    eprintln!("serving NBD on {listening}; stop with SIGTERM or Ctrl-C");
+    for volume in service.catalog.list() {
+        eprintln!("  {}  {}", volume.name(), crate::base::size::show_size(volume.geometry().size));
+    }
+}

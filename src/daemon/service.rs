@@ -1,0 +1,470 @@
+//! The open pools of a process, and what can be asked of them. Lives on the home core.
+//!
+//! The same service works in a daemon (with a target that serves clients) and in a command that runs without one.
+//! Changes are made one at a time.
+
+use super::failures::pool_failure;
+use super::registry::{self, KnownPool};
+use super::reports::{Beside, pool_report};
+use crate::base::limits::BLOCK;
+use crate::base::size::show_size;
+use crate::base::units::ByteLen;
+use crate::bench::NETWORK_EXPORT;
+use crate::control::api::{
+    Failure, PoolCreate, PoolReport, Reply, Request, ScrubReport, StatusReport, VolumeCreate, VolumeReport,
+    WorkKind, WorkReport,
+};
+use crate::control::refusal::{admit, not_inspected};
+use crate::control::server::ConnectionId;
+use crate::disk::inspect::{Drive, inspect};
+use crate::pool::{self, CreatePlan, OpenPlan, Pool, PoolError, VolumePlan};
+use crate::reactor::Core;
+use crate::reactor::sync::{Budget, WaitList, oneshot};
+use crate::target::Target;
+use crate::volume::Volume;
+use crate::volume::catalog::Catalog;
+use crate::volume::memory::MemoryVolume;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Open pools and their surroundings.
+pub struct Service {
+    pub core: Core,
+    pub state: PathBuf,
+    /// Memory for the state of regions, shared evenly by the pools.
+    pub cache: ByteLen,
+    pub catalog: Arc<Catalog>,
+    pub target: Option<Target>,
+    pub listening: RefCell<Vec<String>>,
+    /// Woken by a request to stop.
+    pub stop_asked: WaitList,
+    pub stopping: Cell<bool>,
+    pools: RefCell<BTreeMap<String, Rc<OpenPool>>>,
+    turn: Budget,
+    benches: RefCell<BTreeSet<ConnectionId>>,
+}
+
+/// A pool and what is going on with it.
+struct OpenPool {
+    pool: Pool,
+    scrubbing: Cell<bool>,
+    last_scrub: RefCell<Option<ScrubReport>>,
+}
+
+impl Service {
+    pub fn new(
+        core: &Core,
+        state: PathBuf,
+        cache: ByteLen,
+        catalog: Arc<Catalog>,
+        target: Option<Target>,
+    ) -> Service {
+        Service {
+            core: core.clone(),
+            state,
+            cache,
+            catalog,
+            target,
+            listening: RefCell::default(),
+            stop_asked: WaitList::default(),
+            stopping: Cell::new(false),
+            pools: RefCell::default(),
+            turn: Budget::new(1),
+            benches: RefCell::default(),
+        }
+    }
+
+    /// Opens every pool that the state folder knows; gives what went wrong with the others.
+    pub async fn open_known(&self) -> Result<Vec<Failure>, Failure> {
+        let mut failures = Vec::new();
+        for known in registry::load(&self.state)? {
+            if let Err(failure) = self.open(known.disks, false).await {
+                failures.push(failure.with(format!("pool {} is not open", known.name)));
+            }
+        }
+        Ok(failures)
+    }
+
+    /// Closes every pool.
+    pub async fn close(&self) -> Result<(), Failure> {
+        let pools = std::mem::take(&mut *self.pools.borrow_mut());
+        let mut result = Ok(());
+        for pool in pools.values() {
+            self.withdraw(pool);
+            let closed = pool.pool.close(&self.core).await;
+            result = result.and(closed.map_err(|e| pool_failure(&e)));
+        }
+        result
+    }
+
+    /// Executes a request.
+    pub async fn execute(self: &Rc<Service>, from: Option<ConnectionId>, request: Request) -> Reply {
+        let result = if request.is_read_only() {
+            self.answer(request).await
+        } else {
+            let _turn = self.turn.take(1).await;
+            self.change(from, request).await
+        };
+        result.unwrap_or_else(Reply::Failed)
+    }
+
+    /// A control connection has gone: what was made for it goes too.
+    pub fn ended(&self, connection: ConnectionId) {
+        if self.benches.borrow_mut().remove(&connection) && self.benches.borrow().is_empty() {
+            self.catalog.remove(NETWORK_EXPORT);
+        }
+    }
+
+    async fn answer(&self, request: Request) -> Result<Reply, Failure> {
+        match request {
+            Request::Status { pool } => {
+                let listening = self.listening.borrow().clone();
+                Ok(Reply::Status(StatusReport { pools: self.reports(pool.as_deref())?, listening }))
+            }
+            Request::PoolList => Ok(Reply::Pools { pools: self.reports(None)? }),
+            Request::PoolShow { pool } => Ok(Reply::Pools { pools: self.reports(pool.as_deref())? }),
+            Request::VolumeList { pool } => {
+                let volumes = self.reports(pool.as_deref())?.into_iter().flat_map(|p| p.volumes).collect();
+                Ok(Reply::Volumes { volumes })
+            }
+            Request::VolumeShow { volume } => {
+                let volumes: Vec<VolumeReport> = self
+                    .reports(None)?
+                    .into_iter()
+                    .flat_map(|p| p.volumes)
+                    .filter(|v| v.name == volume)
+                    .collect();
+                if volumes.is_empty() { Err(no_volume(&volume)) } else { Ok(Reply::Volumes { volumes }) }
+            }
+            Request::DiskShow { disk } => self.show_disk(&disk),
+            _ => unreachable!("`is_read_only` lists what is answered here"),
+        }
+    }
+
+    async fn change(
+        self: &Rc<Service>,
+        from: Option<ConnectionId>,
+        request: Request,
+    ) -> Result<Reply, Failure> {
+        if self.stopping.get() {
+            return Err(Failure::failed("CLOSING", "the daemon is stopping"));
+        }
+        let message = match request {
+            Request::PoolCreate(create) => self.create_pool(create).await?,
+            Request::PoolImport { disks, pool, force } => self.import(disks, pool.as_deref(), force).await?,
+            Request::PoolExport { pool } => self.export(&pool, true).await?,
+            Request::PoolScrub { pool } => self.scrub(pool.as_deref()).await?,
+            Request::PoolDestroy { pool } => self.destroy_pool(&pool).await?,
+            Request::VolumeCreate(create) => self.create_volume(create).await?,
+            Request::VolumeGrow { volume, size_bytes } => self.grow(&volume, ByteLen(size_bytes)).await?,
+            Request::VolumeRename { volume, name } => self.rename(&volume, &name).await?,
+            Request::VolumeDestroy { volume } => self.destroy_volume(&volume).await?,
+            Request::BenchBegin { size_bytes } => return self.begin_bench(from, ByteLen(size_bytes)),
+            Request::Stop => {
+                self.stopping.set(true);
+                self.stop_asked.wake_all();
+                "stopping".to_owned()
+            }
+            _ => unreachable!("`is_read_only` lists what is not changed here"),
+        };
+        Ok(Reply::Done { message })
+    }
+
+    // Pools.
+
+    async fn create_pool(&self, create: PoolCreate) -> Result<String, Failure> {
+        if self.pools.borrow().contains_key(&create.name) {
+            let message = format!("a pool named {} exists already", create.name);
+            return Err(Failure::refused("POOL_EXISTS", message));
+        }
+        let drives = self.look_at(create.disks.clone()).await?;
+        admit(&create, &drives)?;
+        let plan = CreatePlan {
+            name: create.name.clone(),
+            disks: drives.iter().map(|d| (d.path.clone(), d.name.clone())).collect(),
+            copies: create.copies,
+            extent: create.extent_bytes.map(ByteLen),
+            witness_folder: self.state.clone(),
+        };
+        pool::create(&self.core, &plan).await.map_err(|e| pool_failure(&e))?;
+        self.open(create.disks, false).await?;
+        let report = &self.reports(Some(&create.name))?[0];
+        let copies = usize::from(create.copies);
+        let usable = show_size(ByteLen(report.usable_bytes[copies - 1]));
+        let survives = match create.copies {
+            1 => "one copy: survives no loss".to_owned(),
+            2 => "2 copies, survives any 1 drive".to_owned(),
+            n => format!("{n} copies, survives any {} drives", n - 1),
+        };
+        Ok(format!("pool {}: {usable}, {survives}", create.name))
+    }
+
+    /// Looks at disks on a thread of its own: the tools that are asked may take their time.
+    async fn look_at(&self, paths: Vec<PathBuf>) -> Result<Vec<Drive>, Failure> {
+        let (answer, asked) = oneshot();
+        std::thread::spawn(move || {
+            let drives: Result<Vec<Drive>, _> = paths.iter().map(|path| inspect(path)).collect();
+            answer.send(drives.map_err(|error| not_inspected(&error)));
+        });
+        asked.await.unwrap_or_else(|| Err(Failure::failed("SYSTEM", "the drives could not be looked at")))
+    }
+
+    async fn import(&self, disks: Vec<PathBuf>, pool: Option<&str>, force: bool) -> Result<String, Failure> {
+        let disks = if disks.is_empty() { self.remembered(pool)? } else { disks };
+        let open = self.open(disks, force).await?;
+        Ok(format!("pool {} is open", open.pool.name()))
+    }
+
+    fn remembered(&self, pool: Option<&str>) -> Result<Vec<PathBuf>, Failure> {
+        let known = registry::load(&self.state)?;
+        let mut fits = known.into_iter().filter(|k| pool.is_none_or(|name| k.name == name));
+        match (fits.next(), fits.next()) {
+            (Some(known), None) => Ok(known.disks),
+            (None, _) => Err(Failure::failed("NO_POOL", "no such pool is remembered here")
+                .with("name its drives: drystone pool import DISK…")),
+            (Some(_), Some(_)) => Err(Failure::refused("SEVERAL_POOLS", "several pools are remembered here")
+                .with("name one: --pool NAME")),
+        }
+    }
+
+    async fn open(&self, disks: Vec<PathBuf>, force: bool) -> Result<Rc<OpenPool>, Failure> {
+        let witness_folder = self.state.clone();
+        let plan = OpenPlan { disks: disks.clone(), witness_folder, force, cache: self.cache };
+        let pool = pool::open(&self.core, &plan).await.map_err(|e| pool_failure(&e))?;
+        let name = pool.name();
+        if self.pools.borrow().contains_key(&name) {
+            // The error of closing what was opened for nothing would hide the reason.
+            let _ = pool.close(&self.core).await;
+            return Err(Failure::refused("POOL_EXISTS", format!("another pool named {name} is open")));
+        }
+        registry::remember(&self.state, KnownPool { uuid: pool.uuid(), name: name.clone(), disks })?;
+        let open = Rc::new(OpenPool { pool, scrubbing: Cell::new(false), last_scrub: RefCell::default() });
+        self.offer(&open);
+        self.pools.borrow_mut().insert(name, open.clone());
+        Ok(open)
+    }
+
+    /// Puts a pool's volumes into the catalog. A name that another pool has already is left to that one.
+    fn offer(&self, open: &OpenPool) {
+        for volume in open.pool.volumes().into_values() {
+            let volume = Arc::new(Volume::in_pool(volume));
+            if self.catalog.list().iter().any(|v| v.name() == volume.name()) {
+                tracing::warn!(volume = volume.name(), "not served: another pool has a volume of this name");
+            } else {
+                self.catalog.insert(volume);
+            }
+        }
+    }
+
+    fn withdraw(&self, open: &OpenPool) {
+        for name in open.pool.volumes().keys() {
+            self.catalog.remove(name);
+        }
+    }
+
+    async fn export(&self, name: &str, forget: bool) -> Result<String, Failure> {
+        let open = self.find_pool(Some(name))?;
+        for volume in open.pool.volumes().keys() {
+            self.refuse_if_connected(volume)?;
+        }
+        self.refuse_if_scrubbing(&open)?;
+        self.withdraw(&open);
+        self.pools.borrow_mut().remove(name);
+        let closed = open.pool.close(&self.core).await;
+        if forget {
+            registry::forget(&self.state, open.pool.uuid())?;
+        }
+        closed.map_err(|e| pool_failure(&e))?;
+        Ok(format!("pool {name} is closed; its drives can go elsewhere"))
+    }
+
+    async fn destroy_pool(&self, name: &str) -> Result<String, Failure> {
+        let open = self.find_pool(Some(name))?;
+        let disks: Vec<PathBuf> = open.pool.facts().members.into_iter().filter_map(|m| m.path).collect();
+        let (uuid, pool) = (open.pool.uuid(), open);
+        drop(pool);
+        self.export(name, true).await?;
+        for disk in &disks {
+            pool::create::erase(&self.core, disk).await.map_err(|e| pool_failure(&e))?;
+        }
+        // The pool is gone: a witness that stays behind takes a little space and means nothing.
+        let _ = std::fs::remove_file(pool::create::witness_path(&self.state, uuid));
+        Ok(format!("pool {name} is destroyed; its {} drives are free", disks.len()))
+    }
+
+    async fn scrub(self: &Rc<Service>, name: Option<&str>) -> Result<String, Failure> {
+        let open = self.find_pool(name)?;
+        self.refuse_if_scrubbing(&open)?;
+        open.scrubbing.set(true);
+        if self.target.is_some() {
+            let (service, open) = (self.clone(), open.clone());
+            self.core.spawn(async move { service.scrub_to_end(&open).await });
+            return Ok("scrub started".to_owned());
+        }
+        self.scrub_to_end(&open).await;
+        let last = open.last_scrub.borrow().clone().expect("just ended");
+        let checked = show_size(ByteLen(last.checked_bytes));
+        match last.lost_blocks {
+            0 => Ok(format!("scrub: {checked} read, every copy is right")),
+            bad => Err(Failure::failed(
+                "SCRUB_FOUND",
+                format!("{checked} read, {bad} blocks are wrong on some copy"),
+            )),
+        }
+    }
+
+    async fn scrub_to_end(&self, open: &OpenPool) {
+        let facts = open.pool.scrub(&self.core).await;
+        let wrong = facts.different.max(facts.mismatched).max(facts.unreadable);
+        tracing::info!(blocks = facts.blocks, wrong, "scrub ended");
+        *open.last_scrub.borrow_mut() = Some(ScrubReport {
+            ended_unix_ns: self.core.wall_ns(),
+            checked_bytes: facts.blocks * BLOCK,
+            repaired_blocks: 0,
+            lost_blocks: wrong,
+        });
+        open.scrubbing.set(false);
+    }
+
+    fn find_pool(&self, name: Option<&str>) -> Result<Rc<OpenPool>, Failure> {
+        let pools = self.pools.borrow();
+        match name {
+            Some(name) => pools.get(name).cloned().ok_or_else(|| no_pool(name)),
+            None if pools.len() > 1 => {
+                Err(Failure::refused("SEVERAL_POOLS", "there are several pools")
+                    .with("name one: --pool NAME"))
+            }
+            None => pools.values().next().cloned().ok_or_else(|| {
+                Failure::failed("NO_POOL", "there is no pool yet").with("drystone pool create NAME DISK…")
+            }),
+        }
+    }
+
+    fn refuse_if_scrubbing(&self, open: &OpenPool) -> Result<(), Failure> {
+        if open.scrubbing.get() {
+            return Err(Failure::refused("SCRUB_RUNNING", "a scrub of this pool is running"));
+        }
+        Ok(())
+    }
+
+    fn reports(&self, name: Option<&str>) -> Result<Vec<PoolReport>, Failure> {
+        let pools = self.pools.borrow();
+        let wanted = |n: &String| name.is_none_or(|name| name == n);
+        let found: Vec<PoolReport> =
+            pools.iter().filter(|(n, _)| wanted(n)).map(|(_, p)| self.report(p)).collect();
+        match name {
+            Some(name) if found.is_empty() => Err(no_pool(name)),
+            Some(_) | None => Ok(found),
+        }
+    }
+
+    fn report(&self, open: &OpenPool) -> PoolReport {
+        let facts = open.pool.facts();
+        let total = facts.volumes.iter().map(|v| v.allocated.0).sum();
+        let scrub =
+            WorkReport { kind: WorkKind::Scrub, done_bytes: 0, total_bytes: total, bytes_per_second: 0 };
+        let work = open.scrubbing.get().then_some(scrub).into_iter().collect();
+        let beside = Beside { work, last_scrub: open.last_scrub.borrow().clone() };
+        pool_report(&facts, beside, |volume| self.connections(volume))
+    }
+
+    fn show_disk(&self, disk: &str) -> Result<Reply, Failure> {
+        let drives = self.reports(None)?.into_iter().flat_map(|p| p.drives);
+        let mut found = drives.filter(|d| d.name == disk || d.path == disk || d.uuid == disk);
+        found.next().map(Reply::Disk).ok_or_else(|| {
+            Failure::failed("DISK_NOT_FOUND", format!("{disk} is no drive of an open pool"))
+                .with("drystone disk list")
+        })
+    }
+
+    // Volumes.
+
+    async fn create_volume(&self, create: VolumeCreate) -> Result<String, Failure> {
+        if self.catalog.list().iter().any(|v| v.name() == create.name) {
+            return Err(pool_failure(&PoolError::VolumeExists(create.name)));
+        }
+        let open = self.find_pool(create.pool.as_deref())?;
+        let plan = VolumePlan {
+            name: create.name.clone(),
+            size: ByteLen(create.size_bytes),
+            copies: create.copies,
+            unit: create.stripe_unit_bytes.map(ByteLen),
+            checksums: create.checksums,
+        };
+        let volume = open.pool.create_volume(&self.core, &plan).await.map_err(|e| pool_failure(&e))?;
+        let (size, copies) = (volume.shape.load().size, volume.copies);
+        self.catalog.insert(Arc::new(Volume::in_pool(volume)));
+        let copies = if copies == 1 { "1 copy".to_owned() } else { format!("{copies} copies") };
+        let served = if self.listening.borrow().is_empty() { "" } else { "; served at once" };
+        Ok(format!("volume {}: {}, {copies}{served}", create.name, show_size(size)))
+    }
+
+    async fn grow(&self, name: &str, size: ByteLen) -> Result<String, Failure> {
+        let open = self.pool_of(name)?;
+        open.pool.grow_volume(name, size).await.map_err(|e| pool_failure(&e))?;
+        Ok(format!("volume {name}: {}; NBD clients see it when they attach again", show_size(size)))
+    }
+
+    async fn rename(&self, name: &str, to: &str) -> Result<String, Failure> {
+        let open = self.pool_of(name)?;
+        if to != name && self.catalog.list().iter().any(|v| v.name() == to) {
+            return Err(pool_failure(&PoolError::VolumeExists(to.to_owned())));
+        }
+        open.pool.rename_volume(name, to).await.map_err(|e| pool_failure(&e))?;
+        self.catalog.remove(name);
+        if let Some(volume) = open.pool.volume(to) {
+            self.catalog.insert(Arc::new(Volume::in_pool(volume)));
+        }
+        Ok(format!("volume {name} is now {to}; clients attach it under the new name"))
+    }
+
+    async fn destroy_volume(&self, name: &str) -> Result<String, Failure> {
+        let open = self.pool_of(name)?;
+        self.refuse_if_connected(name)?;
+        self.catalog.remove(name);
+        open.pool.destroy_volume(name).await.map_err(|e| pool_failure(&e))?;
+        Ok(format!("volume {name} is destroyed; its space is free"))
+    }
+
+    fn pool_of(&self, volume: &str) -> Result<Rc<OpenPool>, Failure> {
+        let pools = self.pools.borrow();
+        pools.values().find(|p| p.pool.volume(volume).is_some()).cloned().ok_or_else(|| no_volume(volume))
+    }
+
+    fn connections(&self, volume: &str) -> u32 {
+        self.target.as_ref().map_or(0, |target| target.connections_of(volume))
+    }
+
+    fn refuse_if_connected(&self, volume: &str) -> Result<(), Failure> {
+        match self.connections(volume) {
+            0 => Ok(()),
+            n => Err(Failure::refused("VOLUME_IN_USE", format!("volume {volume} has {n} connections"))
+                .with("detach it on the client first: umount, then nbd-client -d")),
+        }
+    }
+
+    fn begin_bench(&self, from: Option<ConnectionId>, size: ByteLen) -> Result<Reply, Failure> {
+        let Some(from) = from else {
+            return Err(Failure::failed(
+                "NO_DAEMON",
+                "the network is measured against a daemon, and none runs",
+            ));
+        };
+        self.benches.borrow_mut().insert(from);
+        let memory = MemoryVolume::new(size).discarding_writes();
+        self.catalog.insert(Arc::new(Volume::in_memory(NETWORK_EXPORT, memory)));
+        Ok(Reply::Bench { export: NETWORK_EXPORT.to_owned() })
+    }
+}
+
+fn no_pool(name: &str) -> Failure {
+    Failure::failed("NO_POOL", format!("there is no open pool named {name}"))
+        .with("drystone pool list; closed ones: drystone pool import DISK…")
+}
+
+fn no_volume(name: &str) -> Failure {
+    pool_failure(&PoolError::NoVolume(name.to_owned()))
+}
