@@ -152,7 +152,7 @@ async fn open_drive(core: &Core, path: &Path, plan: DiskPlan) -> Drive {
 /// A scratch file beside a drive that is a file: filled, open, and without a name.
 async fn make_scratch(core: &Core, path: &Path, plan: DiskPlan) -> Result<(FileId, Subject), String> {
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let free = statvfs(directory).map(|s| u64::from(s.blocks_available()) * s.fragment_size());
+    let free = statvfs(directory).map(|s| s.blocks_available() * s.fragment_size());
     let free = free.map_err(|errno| format!("no scratch file: {}", errno.desc()))?;
     let size = round_down(plan.scratch.0.min(free / SCRATCH_SHARE), 1 << 20);
     if size < SCRATCH_MIN {
