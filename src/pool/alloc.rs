@@ -45,7 +45,7 @@ pub fn choose(rooms: &[Room], copies: u8) -> Option<Vec<MemberId>> {
         return None;
     }
     let mut order: Vec<&Room> = rooms.iter().filter(|r| r.free > 0).collect();
-    order.sort_by(|a, b| preference(a).cmp(&preference(b)));
+    order.sort_by_key(|room| preference(room));
     let needed = |r: &Room| u64::from(r.free) >= bound;
     let slack = free.iter().map(|f| u64::from(*f).min(bound)).sum::<u64>() - bound * copies as u64; // widening
     let (mut chosen, rest) = order.split_at(copies.min(order.len()));

@@ -26,7 +26,7 @@ use crate::reactor::Core;
 use crate::reactor::mailbox::{Receiver, mailbox};
 use nix::errno::Errno;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use uuid::Uuid;
@@ -103,9 +103,9 @@ async fn find_candidates(core: &Core, plan: &OpenPlan) -> Result<Vec<Candidate>,
 }
 
 /// Looks at a drive before taking hold of it: nothing of somebody else's is even locked.
-async fn find_candidate(core: &Core, path: &PathBuf) -> Result<Option<Candidate>, PoolError> {
+async fn find_candidate(core: &Core, path: &Path) -> Result<Option<Candidate>, PoolError> {
     let seen = Disk::open(core, path, Access::Inspect).await;
-    let seen = seen.map_err(|errno| PoolError::Open { path: path.clone(), errno })?;
+    let seen = seen.map_err(|errno| PoolError::Open { path: path.to_owned(), errno })?;
     let superblock = read_superblock(core, &seen).await;
     seen.close(core).await;
     let Some(superblock) = superblock.map_err(|errno| disk_error(&seen, "read", errno))? else {

@@ -100,14 +100,14 @@ pub struct OpFuture {
 }
 
 enum State {
-    New(Box<Op>),
+    New(Op),
     Submitted(Token),
     Claimed,
 }
 
 impl OpFuture {
     pub(super) fn new(core: Core, op: Op) -> OpFuture {
-        OpFuture { core, state: State::New(Box::new(op)) }
+        OpFuture { core, state: State::New(op) }
     }
 }
 
@@ -120,7 +120,7 @@ impl Future for OpFuture {
             State::New(op) => {
                 let token = this.core.with_ops(|ops| ops.begin(cx.waker().clone()));
                 this.state = State::Submitted(token);
-                this.core.with_driver(|driver| driver.submit(token, *op));
+                this.core.with_driver(|driver| driver.submit(token, op));
                 Poll::Pending
             }
             State::Submitted(token) => match this.core.with_ops(|ops| ops.claim(token, cx.waker())) {

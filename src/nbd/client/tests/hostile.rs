@@ -100,6 +100,9 @@ fn done(outcome: Result<Vec<Extent>, NbdError>) -> Event {
     Event::Done { key: 0, outcome }
 }
 
+/// What is wrong, the bytes for a cookie, and what the decoder is to say.
+type Case = (&'static str, fn(u64) -> Vec<u8>, Violation);
+
 #[test]
 fn section_11_2_simple_replies_end_requests() {
     let (mut read, cookie) = decoder(ReplyMode::Simple, Asked::Read(Span::at(0, SPAN)));
@@ -162,7 +165,7 @@ fn section_11_3_reads_in_any_order_of_chunks_and_holes() {
 
 #[test]
 fn checklist_91_chunks_outside_overlapping_missing_or_after_the_end() {
-    let cases: [(&str, fn(u64) -> Vec<u8>, Violation); 12] = [
+    let cases: [Case; 12] = [
         ("before the span", |c| data(c, 8191, 4096, CHUNK_DONE), Violation::Range),
         ("behind the span", |c| data(c, 8193, 4096, CHUNK_DONE), Violation::Range),
         ("far away", |c| data(c, u64::MAX, 1, CHUNK_DONE), Violation::Range),
@@ -230,7 +233,7 @@ fn checklist_92_status_chunks_must_add_up() {
     let good = status_answer(|c| status(c, 5, &[(1024, 3), (100_000, 0)], CHUNK_DONE)).unwrap();
     let extents = vec![Extent { len: 1024, status: 3 }, Extent { len: 100_000, status: 0 }];
     assert_eq!(good, [done(Ok(extents))], "the last extent may reach past what was asked");
-    let cases: [(&str, fn(u64) -> Vec<u8>, Violation); 7] = [
+    let cases: [Case; 7] = [
         ("wrong context", |c| status(c, 6, &[(4096, 0)], CHUNK_DONE), Violation::Extents),
         ("empty extent", |c| status(c, 5, &[(0, 0)], CHUNK_DONE), Violation::Extents),
         ("no extent", |c| status(c, 5, &[], CHUNK_DONE), Violation::Length),
