@@ -35,6 +35,11 @@ pub const CODES: &[Code] = &[
     ),
     code("BENCH_STOPPED", "The measurement was stopped before its end.", "Its scratch volume was removed."),
     code(
+        "CLOSING",
+        "The pool or the daemon is being closed and takes no more changes.",
+        "Start the daemon again, or open the pool with `drystone pool import`.",
+    ),
+    code(
         "CONTROL_GARBAGE",
         "A request on the control socket was not one JSON object a line of this protocol.",
         "Use this program's own commands, or fix the script that writes to the socket.",
@@ -59,6 +64,11 @@ pub const CODES: &[Code] = &[
         "DAEMON_UNREACHABLE",
         "The control socket is there, but the daemon gave no answer in time, or this user may not connect.",
         "Use sudo, or join the group of the socket; if the daemon hangs, restart it.",
+    ),
+    code(
+        "DEMO_FAILED",
+        "A step of the demonstration did not end as it should.",
+        "This is a fault of the program, or of the machine's temporary folder: look at the message, and report it.",
     ),
     code(
         "DISK_HAS_DATA",
@@ -106,7 +116,22 @@ pub const CODES: &[Code] = &[
         "The command was interrupted; what it had started goes on in the daemon.",
         "`drystone status` shows how far it is.",
     ),
+    code(
+        "INVALID",
+        "What was asked for does not fit: a name, a size, a number of copies. The message says what.",
+        "Ask again with a value that fits.",
+    ),
     code("KERNEL_TOO_OLD", "This Linux lacks something that the program needs.", "Use Linux 6.1 or newer."),
+    code(
+        "LOG_FULL",
+        "The pool's metadata does not fit in the log of its smallest drive.",
+        "Use larger extents for pools of this size, or replace the smallest drive.",
+    ),
+    code(
+        "MAJORITY_LOST",
+        "So many drives failed that fewer than half of the votes are left: changes can no longer be made safe.",
+        "Stop the daemon, bring the drives back, start it again.",
+    ),
     code(
         "MEMLOCK_LOW",
         "The limit on locked memory is below the buffers' size. Everything works, a little slower.",
@@ -125,6 +150,27 @@ pub const CODES: &[Code] = &[
     code("NOT_IN_THIS_BUILD", "This build of the program leaves the command out.", "Use a full build."),
     code("NOT_SERVING", "The daemon listens on no address for NBD.", "Start it with --nbd ADDRESS."),
     code("NO_CODE", "There is no such code.", "`drystone explain` lists all codes."),
+    code("NO_DAEMON", "Only a running daemon can do this.", "Start one: drystone serve."),
+    code(
+        "NO_LOG",
+        "None of the drives has a readable metadata log, so nobody knows what lies where.",
+        "Look for the pool's other drives and import them together.",
+    ),
+    code(
+        "NO_MAJORITY",
+        "Fewer than half of the pool's votes (its drives and the witness in the state folder) are here. The newest state may be on the ones that are missing.",
+        "Bring the missing drives back. If they are gone for good: drystone pool import --force DISK…",
+    ),
+    code(
+        "NO_MEMBERS",
+        "None of the drives that were named or remembered belongs to a pool.",
+        "Look for them with `drystone disk list`, and name them: drystone pool import DISK…",
+    ),
+    code(
+        "NO_POOL",
+        "There is no open pool of this name.",
+        "drystone pool list shows the open ones; drystone pool import DISK… opens one.",
+    ),
     code(
         "NO_VOLUME",
         "There is no volume of that name in any open pool.",
@@ -141,9 +187,30 @@ pub const CODES: &[Code] = &[
         "Use --protect drive.",
     ),
     code(
+        "POOL_EXISTS",
+        "A pool of this name is open already.",
+        "Choose another name, or export the other pool first.",
+    ),
+    code(
+        "PORT_TAKEN",
+        "The address to listen on is in use, or not one of this machine.",
+        "Stop who uses it, or listen elsewhere: drystone serve --nbd ADDRESS:PORT.",
+    ),
+    code(
         "SAME_DISK",
         "Two of the disks are the same drive: named twice, a drive and its partition, or two partitions of it.",
         "Name each drive once.",
+    ),
+    code(
+        "SCRUB_FOUND",
+        "A scrub found blocks that differ between their copies or do not match their checksum.",
+        "Reading still gives the right copy where there is one. Find the drive with checksum errors in `drystone status`.",
+    ),
+    code("SCRUB_RUNNING", "A scrub of this pool is running.", "Wait for it: `drystone status` shows it."),
+    code(
+        "SEVERAL_POOLS",
+        "There are several pools, and it was not said which one is meant.",
+        "Name one: --pool NAME.",
     ),
     code(
         "STATE_IN_USE",
@@ -178,6 +245,16 @@ pub const CODES: &[Code] = &[
     ),
     code("TOO_MANY_DISKS", "A pool has a limited number of drives.", "Make two pools."),
     code(
+        "TWINS",
+        "Two drives claim to be the same member of a pool: one is a copy of the other.",
+        "Take one of them away. Neither is used before.",
+    ),
+    code(
+        "TWO_HISTORIES",
+        "The pool was used twice, each time without the other half of its drives. The halves contradict each other.",
+        "Take one half away and import the other; then decide which one to keep.",
+    ),
+    code(
         "URING_BLOCKED",
         "The kernel refuses io_uring: by the sysctl kernel.io_uring_disabled, or by a container's seccomp profile.",
         "sudo sysctl kernel.io_uring_disabled=0, or run on the host.",
@@ -186,6 +263,12 @@ pub const CODES: &[Code] = &[
         "URING_FAILED",
         "io_uring could not be started; the message has the kernel's words.",
         "Raise the limits on open files and locked memory.",
+    ),
+    code("VOLUME_EXISTS", "A volume of this name exists already.", "Choose another name."),
+    code(
+        "VOLUME_IN_USE",
+        "Clients are connected to the volume.",
+        "Detach it on the clients first: umount, then nbd-client -d.",
     ),
 ];
 

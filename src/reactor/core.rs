@@ -195,12 +195,19 @@ impl Core {
             *out.borrow_mut() = Some(value);
         });
         loop {
-            let turn = self.turn();
+            self.run_ready();
             if let Some(value) = slot.borrow_mut().take() {
                 return value;
             }
-            if !turn.busy {
-                self.park(turn.due);
+            let due = self.inner.timers.borrow().next_due();
+            // One way into the kernel per round: parking hands over what was submitted and waits, collecting after
+            // it finds what has ended in shared memory.
+            if self.inner.ready.queue.is_empty() {
+                self.park(due);
+            }
+            self.collect();
+            if due.is_some() {
+                self.fire_timers();
             }
         }
     }

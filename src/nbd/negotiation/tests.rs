@@ -1,3 +1,5 @@
+//! Negotiation, option by option.
+
 use super::*;
 use crate::base::prng::Prng;
 use crate::base::units::ByteLen;

@@ -1,3 +1,5 @@
+//! Judging requests and building replies.
+
 use super::*;
 use crate::base::prng::Prng;
 

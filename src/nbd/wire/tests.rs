@@ -1,3 +1,5 @@
+//! Golden bytes, round trips and truncation of every structure on the wire.
+
 use super::number::{CHUNK_DONE, Command, NbdError, OptionCode, chunk, export, handshake, request};
 use super::*;
 use crate::base::prng::Prng;

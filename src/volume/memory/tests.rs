@@ -1,3 +1,5 @@
+//! The volume in memory.
+
 use super::*;
 use crate::base::prng::Prng;
 use crate::io::buf::BufPool;

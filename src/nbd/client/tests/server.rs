@@ -296,6 +296,10 @@ impl Driver for ScriptDriver {
     }
 
     fn park(&mut self, until: Option<Instant>) {
+        self.pump();
+        if !self.ended.is_empty() {
+            return;
+        }
         self.now =
             until.expect("without a timer nothing would ever happen again: a hang").as_ns().max(self.now);
     }
