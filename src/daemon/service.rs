@@ -29,6 +29,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a start waits for drives that another process holds, and how often it tries.
+const BUSY_PATIENCE: Duration = Duration::from_secs(20);
+const BUSY_RETRY: Duration = Duration::from_millis(100);
 
 /// Open pools and their surroundings.
 pub struct Service {
@@ -81,11 +86,25 @@ impl Service {
     pub async fn open_known(&self) -> Result<Vec<Failure>, Failure> {
         let mut failures = Vec::new();
         for known in registry::load(&self.state)? {
-            if let Err(failure) = self.open(known.disks, false).await {
+            if let Err(failure) = self.open_patiently(known.disks).await {
                 failures.push(failure.with(format!("pool {} is not open", known.name)));
             }
         }
         Ok(failures)
+    }
+
+    /// Opens a pool, waiting a while for drives that are in use: the kernel lets go of the drives of a process
+    /// that was killed only when it has ended that process's last operations.
+    async fn open_patiently(&self, disks: Vec<PathBuf>) -> Result<Rc<OpenPool>, Failure> {
+        let until = self.core.now() + BUSY_PATIENCE;
+        loop {
+            match self.open(disks.clone(), false).await {
+                Err(failure) if failure.code == "DISK_IN_USE" && self.core.now() < until => {
+                    self.core.sleep(BUSY_RETRY).await;
+                }
+                result => return result,
+            }
+        }
     }
 
     /// Closes every pool.
