@@ -1,6 +1,6 @@
 //! drystone: a striped and mirrored block layer over mismatched drives, served over NBD.
 //!
-//! Modules in rank order: each uses only those above it (checked by `tests/tidy.rs`). `docs/architecture.md` has
+//! Each module uses only those of its rank or below (checked by `tests/tidy.rs`). `docs/architecture.md` has the ranks,
 //! the code map and the way of a request through the house.
 
 pub mod base;

@@ -48,6 +48,7 @@ impl Rig {
     fn open(&self, head: &Process) -> Result<Pool, pool::PoolError> {
         let plan = OpenPlan {
             disks: self.disks.clone(),
+            pool: None,
             witness_folder: "/state".into(),
             force: false,
             cache: ByteLen(8 << 20),

@@ -5,6 +5,7 @@
 
 use crate::control::api::Failure;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
@@ -46,6 +47,26 @@ pub fn remember(state: &Path, pool: KnownPool) -> Result<(), Failure> {
     pools.retain(|known| known.uuid != pool.uuid);
     pools.push(pool);
     save(state, pools)
+}
+
+/// Where to look for a pool's members: where they were, and, if one of them was a drive, every drive of this
+/// machine. Names of drives mean nothing: a drive on another port has another one.
+pub fn places(remembered: &[PathBuf]) -> Vec<PathBuf> {
+    let mut places: BTreeSet<PathBuf> = remembered.iter().map(|path| canonical(path)).collect();
+    if remembered.iter().any(|path| path.starts_with("/dev")) {
+        places.extend(block_devices());
+    }
+    places.into_iter().collect()
+}
+
+fn canonical(path: &Path) -> PathBuf {
+    std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Every drive and partition that the kernel knows.
+fn block_devices() -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir("/sys/class/block") else { return Vec::new() };
+    entries.flatten().map(|entry| Path::new("/dev").join(entry.file_name())).collect()
 }
 
 pub fn forget(state: &Path, pool: Uuid) -> Result<(), Failure> {

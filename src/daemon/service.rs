@@ -30,6 +30,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// How long a start waits for drives that another process holds, and how often it tries.
 const BUSY_PATIENCE: Duration = Duration::from_secs(20);
@@ -39,7 +40,7 @@ const BUSY_RETRY: Duration = Duration::from_millis(100);
 pub struct Service {
     pub core: Core,
     pub state: PathBuf,
-    /// Memory for the state of regions, shared evenly by the pools.
+    /// Memory for the state of regions, of each pool.
     pub cache: ByteLen,
     pub catalog: Arc<Catalog>,
     pub target: Option<Target>,
@@ -86,7 +87,7 @@ impl Service {
     pub async fn open_known(&self) -> Result<Vec<Failure>, Failure> {
         let mut failures = Vec::new();
         for known in registry::load(&self.state)? {
-            if let Err(failure) = self.open_patiently(known.disks).await {
+            if let Err(failure) = self.open_patiently(&known).await {
                 failures.push(failure.with(format!("pool {} is not open", known.name)));
             }
         }
@@ -95,10 +96,10 @@ impl Service {
 
     /// Opens a pool, waiting a while for drives that are in use: the kernel lets go of the drives of a process
     /// that was killed only when it has ended that process's last operations.
-    async fn open_patiently(&self, disks: Vec<PathBuf>) -> Result<Rc<OpenPool>, Failure> {
+    async fn open_patiently(&self, known: &KnownPool) -> Result<Rc<OpenPool>, Failure> {
         let until = self.core.now() + BUSY_PATIENCE;
         loop {
-            match self.open(disks.clone(), false).await {
+            match self.open(registry::places(&known.disks), Some(known.uuid), false).await {
                 Err(failure) if failure.code == "DISK_IN_USE" && self.core.now() < until => {
                     self.core.sleep(BUSY_RETRY).await;
                 }
@@ -209,7 +210,7 @@ impl Service {
             witness_folder: self.state.clone(),
         };
         pool::create(&self.core, &plan).await.map_err(|e| pool_failure(&e))?;
-        self.open(create.disks, false).await?;
+        self.open(create.disks, None, false).await?;
         let report = &self.reports(Some(&create.name))?[0];
         let copies = usize::from(create.copies);
         let usable = show_size(ByteLen(report.usable_bytes[copies - 1]));
@@ -232,16 +233,19 @@ impl Service {
     }
 
     async fn import(&self, disks: Vec<PathBuf>, pool: Option<&str>, force: bool) -> Result<String, Failure> {
-        let disks = if disks.is_empty() { self.remembered(pool)? } else { disks };
-        let open = self.open(disks, force).await?;
+        let (disks, uuid) = match disks.is_empty() {
+            true => self.remembered(pool).map(|known| (registry::places(&known.disks), Some(known.uuid)))?,
+            false => (disks, None),
+        };
+        let open = self.open(disks, uuid, force).await?;
         Ok(format!("pool {} is open", open.pool.name()))
     }
 
-    fn remembered(&self, pool: Option<&str>) -> Result<Vec<PathBuf>, Failure> {
+    fn remembered(&self, pool: Option<&str>) -> Result<KnownPool, Failure> {
         let known = registry::load(&self.state)?;
         let mut fits = known.into_iter().filter(|k| pool.is_none_or(|name| k.name == name));
         match (fits.next(), fits.next()) {
-            (Some(known), None) => Ok(known.disks),
+            (Some(known), None) => Ok(known),
             (None, _) => Err(Failure::failed("NO_POOL", "no such pool is remembered here")
                 .with("name its drives: drystone pool import DISK…")),
             (Some(_), Some(_)) => Err(Failure::refused("SEVERAL_POOLS", "several pools are remembered here")
@@ -249,9 +253,14 @@ impl Service {
         }
     }
 
-    async fn open(&self, disks: Vec<PathBuf>, force: bool) -> Result<Rc<OpenPool>, Failure> {
+    async fn open(
+        &self,
+        disks: Vec<PathBuf>,
+        uuid: Option<Uuid>,
+        force: bool,
+    ) -> Result<Rc<OpenPool>, Failure> {
         let witness_folder = self.state.clone();
-        let plan = OpenPlan { disks: disks.clone(), witness_folder, force, cache: self.cache };
+        let plan = OpenPlan { disks, pool: uuid, witness_folder, force, cache: self.cache };
         let pool = pool::open(&self.core, &plan).await.map_err(|e| pool_failure(&e))?;
         let name = pool.name();
         if self.pools.borrow().contains_key(&name) {
@@ -259,11 +268,25 @@ impl Service {
             let _ = pool.close(&self.core).await;
             return Err(Failure::refused("POOL_EXISTS", format!("another pool named {name} is open")));
         }
-        registry::remember(&self.state, KnownPool { uuid: pool.uuid(), name: name.clone(), disks })?;
+        self.remember(&pool, &name, &plan.disks)?;
         let open = Rc::new(OpenPool { pool, scrubbing: Cell::new(false), last_scrub: RefCell::default() });
         self.offer(&open);
         self.pools.borrow_mut().insert(name, open.clone());
         Ok(open)
+    }
+
+    /// Remembers where the members are, and the places of those that are not there now.
+    fn remember(&self, pool: &Pool, name: &str, looked_at: &[PathBuf]) -> Result<(), Failure> {
+        let members = pool.facts().members;
+        let mut disks: Vec<PathBuf> = members.iter().filter_map(|m| m.path.clone()).collect();
+        if disks.len() < members.len() {
+            let before = registry::load(&self.state)?.into_iter().filter(|k| k.uuid == pool.uuid());
+            let known: Vec<PathBuf> = before.flat_map(|k| k.disks).collect();
+            let files = looked_at.iter().chain(&known).filter(|path| !path.starts_with("/dev"));
+            let absent: BTreeSet<PathBuf> = files.filter(|path| !disks.contains(path)).cloned().collect();
+            disks.extend(absent);
+        }
+        registry::remember(&self.state, KnownPool { uuid: pool.uuid(), name: name.to_owned(), disks })
     }
 
     /// Puts a pool's volumes into the catalog. A name that another pool has already is left to that one.

@@ -3,7 +3,7 @@
 //! Only regions that nobody uses and whose state is on the members are forgotten; the cleaner turns the others
 //! into such. So the bound may be exceeded by as many regions as are in use or waiting to be cleaned.
 
-use super::region::{Region, RegionKey};
+use super::region::{Mark, Region, RegionKey};
 use crate::reactor::sync::lock;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -79,11 +79,17 @@ impl RegionCache {
         self.len() == 0
     }
 
-    /// Forgets the regions of a destroyed volume. Requests that still hold one keep it to themselves.
-    pub fn forget_volume(&self, volume: crate::base::units::VolumeId) {
+    /// Forgets the regions of a destroyed volume; gives the number of those that were marked dirty.
+    pub fn forget_volume(&self, volume: crate::base::units::VolumeId) -> usize {
+        let mut marked = 0;
         for shard in &self.shards {
-            lock(shard).retain(|key, _| key.volume != volume);
+            lock(shard).retain(|key, region| {
+                let forget = key.volume == volume;
+                marked += usize::from(forget && matches!(region.state().mark, Mark::Durable { .. }));
+                !forget
+            });
         }
+        marked
     }
 
     fn shard(&self, key: &RegionKey) -> &Mutex<Shard> {

@@ -74,6 +74,15 @@ impl DirtyLog {
         }
     }
 
+    /// A log that could not be read: every region may be dirty, and may have been missed.
+    pub fn unknown(layout: &MemberLayout) -> DirtyLog {
+        let log = DirtyLog::empty(layout);
+        for plane in &mut lock(&log.state).planes {
+            plane.bits.set_range(0..plane.bits.len(), true);
+        }
+        log
+    }
+
     /// Reads the log from its member.
     pub async fn load(core: &Core, disk: &Disk, layout: &MemberLayout) -> Result<DirtyLog, Errno> {
         let log = DirtyLog::empty(layout);
@@ -151,7 +160,15 @@ impl DirtyLog {
 
     /// Copies the dirty plane into the missed plane, durable: another copy of these regions is given up.
     pub async fn dirty_to_missed(&self, core: &Core, disk: &Disk) -> Result<(), Errno> {
-        for region in self.marked(Plane::Dirty) {
+        let regions = self.marked(Plane::Dirty);
+        {
+            // All bits first, so that one write of a block brings all of its bits to the disk.
+            let mut state = lock(&self.state);
+            for region in &regions {
+                state.planes[plane_index(Plane::Missed)].bits.set(ByteLen(*region).as_usize(), true);
+            }
+        }
+        for region in regions {
             self.mark(core, disk, Plane::Missed, region).await?;
         }
         Ok(())

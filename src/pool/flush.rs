@@ -9,7 +9,7 @@
 
 use super::dirty_log::Plane;
 use super::load::owner;
-use super::region::{Load, Mark, Placement, Region};
+use super::region::{Load, Mark, Placement, Region, RegionKey};
 use super::region_block::RegionBlock;
 use super::shared::Shared;
 use super::volume::PoolVolume;
@@ -45,9 +45,12 @@ async fn flush_round(volume: &PoolVolume, core: &Core) -> bool {
         .map(|key| volume.pool.region(key.volume, key.slot, key.region, volume.checksums))
         .collect();
     let result = save(volume, core, &regions).await;
-    if result.is_err() {
-        lock(&volume.unsaved).extend(keys);
-    }
+    let behind = |region: &&Arc<Region>| {
+        let state = region.state();
+        result.is_err() || state.written != state.saved
+    };
+    let again: Vec<RegionKey> = regions.iter().filter(behind).map(|region| region.key).collect();
+    lock(&volume.unsaved).extend(again);
     result.is_ok()
 }
 
@@ -186,11 +189,16 @@ pub async fn clean(pool: &Shared, core: &Core, all: bool) -> Result<usize, Statu
         quiet && state.writing == 0 && (marked || state.is_unsaved()) && state.load == Load::Loaded
     };
     let volumes = pool.volumes.load_full();
+    let mut result = Ok(());
     for volume in volumes.values() {
         let regions = pool.cache.select(|r| r.key.volume == volume.id && due(r));
         for batch in regions.chunks(CLEAN_BATCH) {
             let before: Vec<u64> = batch.iter().map(|r| r.state().changes).collect();
-            save(volume, core, batch).await?;
+            if let Err(status) = save(volume, core, batch).await {
+                // The other volumes are cleaned all the same.
+                result = Err(status);
+                break;
+            }
             let unmarked = batch.iter().zip(before).filter(|(r, changes)| unmark(pool, r, *changes)).count();
             pool.dirty_regions.fetch_sub(unmarked, Ordering::Relaxed);
             forget_saved(volume, batch);
@@ -198,7 +206,7 @@ pub async fn clean(pool: &Shared, core: &Core, all: bool) -> Result<usize, Statu
         }
     }
     save_cleared(pool, core).await;
-    Ok(cleaned)
+    result.map(|()| cleaned)
 }
 
 /// Regions whose written marks are saved need no flush.
@@ -216,7 +224,8 @@ fn forget_saved(volume: &PoolVolume, regions: &[Arc<Region>]) {
 fn unmark(pool: &Shared, region: &Region, changes: u64) -> bool {
     let mut state = region.state();
     let marked = matches!(state.mark, Mark::Durable { .. });
-    if !marked || state.writing > 0 || state.changes != changes || state.is_unsaved() {
+    let busy = state.writing > 0 || state.changes != changes;
+    if !marked || busy || state.unsettled || state.is_unsaved() {
         return false;
     }
     let Some(placement) = state.placement.clone() else { return false };

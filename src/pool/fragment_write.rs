@@ -249,10 +249,15 @@ fn settle(
     state.writing -= 1;
     state.changes += 1;
     state.touched = core.now();
+    if written.is_err() {
+        // Copies may differ now, and nobody may take the mark away before they have been compared.
+        state.unsettled = true;
+    }
     written?;
     let range = index(blocks.start)..index(blocks.end);
     state.written.set_range(range.clone(), true);
-    let fresh = !state.saved.all(range.clone());
+    // A save under way may have looked at the marks before this write: it does not count.
+    let fresh = !state.saved.all(range.clone()) || state.saving > 0;
     if let (Some(known), Some(sums)) = (&mut state.sums, sums) {
         known[range].copy_from_slice(&sums);
         state.sums_unsaved = true;

@@ -15,7 +15,7 @@ use super::region::Placement;
 use super::shared::Shared;
 use super::state::{Change, FreeExtents, MemberState, State, VolumeRecord};
 use super::volume::PoolVolume;
-use super::votes::Votes;
+use super::votes::{LOG_FULL, Votes};
 use crate::base::limits::DIRTY_REGIONS_MAX;
 use crate::base::units::{ByteLen, MemberId, SlotIndex, Span, VolumeId};
 use crate::block::Status;
@@ -162,7 +162,10 @@ impl Home {
                 self.publish_volumes();
                 decided.into_iter().for_each(|d| self.answer(d));
             }
-            Err(_) => decided.into_iter().for_each(refuse),
+            Err(error) => {
+                let full = matches!(error, PoolError::LogFull(_));
+                decided.into_iter().for_each(|d| refuse(d, full));
+            }
         }
     }
 
@@ -248,7 +251,8 @@ impl Home {
         }
         for (id, volume) in before.iter().filter(|(id, _)| !after.contains_key(id)) {
             assert!(volume.is_destroyed(), "a volume is retired before it is destroyed");
-            self.pool.cache.forget_volume(*id);
+            let marked = self.pool.cache.forget_volume(*id);
+            self.pool.dirty_regions.fetch_sub(marked, Ordering::Relaxed);
         }
         self.pool.volumes.store(Arc::new(after));
     }
@@ -285,10 +289,12 @@ pub async fn remember_missed(pool: &Shared, core: &Core) {
     }
 }
 
-fn refuse(decided: Decided) {
+fn refuse(decided: Decided, full: bool) {
+    let status = if full { Status::NoSpace } else { Status::Io };
     match decided {
-        Decided::Placed { answer, .. } => answer.send(Err(Status::Io)),
-        Decided::Freed { answer, .. } => answer.send(Err(Status::Io)),
+        Decided::Placed { answer, .. } => answer.send(Err(status)),
+        Decided::Freed { answer, .. } => answer.send(Err(status)),
+        Decided::Changed { answer } if full => answer.send(Err(PoolError::LogFull(LOG_FULL))),
         Decided::Changed { answer } => answer.send(Err(PoolError::Frozen)),
     }
 }

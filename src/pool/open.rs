@@ -6,7 +6,7 @@ use super::cache::{REGION_COST, RegionCache};
 use super::create::{WITNESS_AREA, WITNESS_LEN, disk_error, open_exclusive, witness_path};
 use super::dirty_log::DirtyLog;
 use super::error::PoolError;
-use super::home::{Home, HomeRequest, cleaner, remember_missed};
+use super::home::{Home, cleaner, remember_missed};
 use super::layout::{MemberLayout, member_layout, region_size};
 use super::lifecycle::{Event, after};
 use super::log::{Position, Replayed, read_bytes, replay};
@@ -23,7 +23,7 @@ use crate::base::units::{ByteLen, ByteOffset, MemberId, round_down};
 use crate::disk::Disk;
 use crate::io::driver::Access;
 use crate::reactor::Core;
-use crate::reactor::mailbox::{Receiver, mailbox};
+use crate::reactor::mailbox::mailbox;
 use nix::errno::Errno;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -36,6 +36,8 @@ use uuid::Uuid;
 pub struct OpenPlan {
     /// Drives that may be members; others among them are ignored.
     pub disks: Vec<PathBuf>,
+    /// The pool that is meant; members of others are left alone. None: the one that the drives belong to.
+    pub pool: Option<Uuid>,
     /// The folder that the witness lies in.
     pub witness_folder: PathBuf,
     /// Open without a majority. Recorded in the pool for ever.
@@ -89,7 +91,7 @@ async fn close_candidates(core: &Core, candidates: Vec<Candidate>) {
 async fn find_candidates(core: &Core, plan: &OpenPlan) -> Result<Vec<Candidate>, PoolError> {
     let mut found = Vec::new();
     for path in &plan.disks {
-        match find_candidate(core, path).await {
+        match find_candidate(core, plan, path).await {
             Ok(Some(candidate)) => found.push(candidate),
             // A drive that is not there, or is not ours, is not a reason to give up the others.
             Ok(None) | Err(PoolError::Open { .. } | PoolError::Disk { .. }) => {}
@@ -103,7 +105,7 @@ async fn find_candidates(core: &Core, plan: &OpenPlan) -> Result<Vec<Candidate>,
 }
 
 /// Looks at a drive before taking hold of it: nothing of somebody else's is even locked.
-async fn find_candidate(core: &Core, path: &Path) -> Result<Option<Candidate>, PoolError> {
+async fn find_candidate(core: &Core, plan: &OpenPlan, path: &Path) -> Result<Option<Candidate>, PoolError> {
     let seen = Disk::open(core, path, Access::Inspect).await;
     let seen = seen.map_err(|errno| PoolError::Open { path: path.to_owned(), errno })?;
     let superblock = read_superblock(core, &seen).await;
@@ -111,6 +113,9 @@ async fn find_candidate(core: &Core, path: &Path) -> Result<Option<Candidate>, P
     let Some(superblock) = superblock.map_err(|errno| disk_error(&seen, "read", errno))? else {
         return Ok(None);
     };
+    if plan.pool.is_some_and(|pool| pool != superblock.pool) {
+        return Ok(None);
+    }
     let disk = open_exclusive(core, path, Access::Exclusive).await?;
     let Some(layout) = member_layout(superblock.size, superblock.extent) else { return Ok(None) };
     let flaw = (disk.facts().size < superblock.size).then(|| {
@@ -202,10 +207,22 @@ async fn start(
             .map_err(|_| PoolError::Invalid("contradiction".to_owned()))?;
     }
     let members = build_members(core, &state, candidates, &reasons).await?;
-    let mut votes = build_votes(&members, witness.map(|(disk, _)| disk), &logs, position, forced);
-    votes.total = state.members.len() + 1;
-    let committed = votes.begin_epoch(core, &state, &changes).await?;
-    run(core, plan, state, members, votes, committed.lost, old.clean).await
+    let votes = build_votes(&members, witness.map(|(disk, _)| disk), &logs, position, forced);
+    let witness = witness_of(&votes);
+    let opened = run(core, plan, state, members.clone(), votes, &changes, old.clean).await;
+    if opened.is_err() {
+        for disk in members.values().filter_map(|m| m.disk.as_ref()).chain(witness.as_deref()) {
+            disk.close(core).await;
+        }
+    }
+    opened
+}
+
+fn witness_of(votes: &Votes) -> Option<Arc<Disk>> {
+    votes.votes.iter().find_map(|v| match &v.place {
+        Place::Witness(disk) => Some(disk.clone()),
+        Place::Member(_) => None,
+    })
 }
 
 /// What opening changes: the members' states, and that the pool is open. With why each is not active, in words.
@@ -237,10 +254,15 @@ fn judge(
     (changes, reasons)
 }
 
-/// Whether a member's log is the newest one, or lacks only the commit that a crash cut off: commits are made one
-/// at a time, so that a member in sync misses one at most.
+/// Whether a member's log is the newest one, or lacks only what a crash cut off.
+///
+/// Commits are made one at a time, so that a member in sync misses one at most of the same epoch. Of openings that
+/// were cut off, each made one commit; one that went on to serve made a second before anything was written, so
+/// that as many commits as epochs between two logs mean that nothing was written in between.
 fn is_current(newest: &Position, position: &Position) -> bool {
-    position.epoch == newest.epoch && position.sequence + 1 >= newest.sequence
+    let epochs = newest.epoch - position.epoch;
+    let commits = newest.sequence.saturating_sub(position.sequence);
+    if epochs == 0 { commits <= 1 } else { epochs == commits }
 }
 
 fn reason(event: Event, before: MemberState, next: MemberState, flaw: Option<String>) -> String {
@@ -272,7 +294,14 @@ async fn build_members(
         let (disk, dirty) = match candidate {
             Some(c) if !flawed && c.layout == layout => match DirtyLog::load(core, &c.disk, &layout).await {
                 Ok(dirty) => (Some(c.disk), dirty),
-                Err(errno) => return Err(disk_error(&c.disk, "read", errno)),
+                Err(errno) => {
+                    tracing::warn!(
+                        member = record.name,
+                        error = errno.desc(),
+                        "its dirty-region log cannot be read"
+                    );
+                    (Some(c.disk), DirtyLog::unknown(&layout))
+                }
             },
             Some(c) => {
                 c.disk.close(core).await;
@@ -312,7 +341,7 @@ fn build_votes(
         .map(|m| vote(Voter::Member(m.id), Place::Member(m.clone()), m.log_area()))
         .collect();
     votes.extend(witness.map(|disk| vote(Voter::Witness, Place::Witness(Arc::new(disk)), WITNESS_AREA)));
-    Votes { votes, position, total: 0, frozen: false, forced }
+    Votes { votes, position, members: members.len(), frozen: false, forced }
 }
 
 async fn run(
@@ -320,19 +349,19 @@ async fn run(
     plan: &OpenPlan,
     state: State,
     members: BTreeMap<MemberId, Arc<Member>>,
-    votes: Votes,
-    lost: Vec<(Voter, Errno)>,
+    mut votes: Votes,
+    changes: &[Change],
     clean: bool,
 ) -> Result<Pool, PoolError> {
+    let mut lost = votes.begin_epoch(core, &state, changes).await?.lost;
+    // The second commit says that this opening went on to serve: see `is_current`.
+    lost.extend(votes.commit(core, &state, &[Change::Opened { forced: false }]).await?.lost);
     let (sender, requests) = mailbox();
     let free =
         FreeExtents::of(&state).map_err(|_| PoolError::Invalid("two slots claim one extent".to_owned()))?;
     let cached = usize::try_from(plan.cache.0 / REGION_COST).unwrap_or(usize::MAX);
     let tally = votes.tally();
-    let witness = votes.votes.iter().find_map(|v| match &v.place {
-        Place::Witness(disk) => Some(disk.clone()),
-        Place::Member(_) => None,
-    });
+    let witness = witness_of(&votes);
     let (pool_bits, _) = state.pool.as_u64_pair();
     let shared = Arc::new(Shared {
         uuid: state.pool,
@@ -352,14 +381,16 @@ async fn run(
         live: Live { state, free, epoch: votes.position.epoch, votes_present: tally.present }.into(),
     });
     publish(&shared);
-    settle_crash(core, &shared, clean).await?;
-    spawn_home(core, &shared, votes, requests);
+    core.spawn(Home { core: core.clone(), pool: shared.clone(), votes, requests }.run());
+    shared.membership.store(1, Ordering::Release);
     for (voter, errno) in lost {
         if let Voter::Member(member) = voter {
             let reason = format!("its metadata log could not be written: {}", errno.desc());
             shared.member_failed(member, reason).await.map_err(|_| PoolError::Frozen)?;
         }
     }
+    settle_crash(core, &shared, clean).await?;
+    core.spawn(cleaner(core.clone(), shared.clone()));
     Ok(Pool { shared, witness })
 }
 
@@ -379,13 +410,6 @@ async fn settle_crash(core: &Core, shared: &Arc<Shared>, clean: bool) -> Result<
         remember_missed(shared, core).await;
     }
     settle::settle(core, shared).await
-}
-
-fn spawn_home(core: &Core, shared: &Arc<Shared>, votes: Votes, requests: Receiver<HomeRequest>) {
-    let home = Home { core: core.clone(), pool: shared.clone(), votes, requests };
-    core.spawn(home.run());
-    core.spawn(cleaner(core.clone(), shared.clone()));
-    shared.membership.store(1, Ordering::Release);
 }
 
 fn explain(

@@ -59,26 +59,44 @@ pub fn elect<'a>(votes: &'a [(Voter, Replayed)], forced: bool) -> Result<Elected
     if !tally.is_majority() && !forced {
         return Err(QuorumError::NoMajority(tally));
     }
-    match votes.iter().find(|(_, r)| is_forked(newest, &r.position)) {
+    match votes.iter().find(|(_, r)| is_forked(newest, r)) {
         Some((voter, _)) => Err(QuorumError::Forked(*voter)),
         None => Ok(Elected { leader, replayed: newest, tally }),
     }
 }
 
-/// Counts the votes that the state knows of.
-pub fn tally(state: &State, present: impl Iterator<Item = Voter>) -> Tally {
-    let counts = |voter: &Voter| match voter {
-        Voter::Member(id) => state.members.contains_key(id),
-        Voter::Witness => true,
-    };
-    Tally { present: present.filter(counts).count(), total: state.members.len() + 1 }
+/// Whether the witness has a vote: it breaks the tie of an even number of members. With an odd number there is no
+/// tie, and its vote would only be one more that can be lost.
+pub fn witness_counts(members: usize) -> bool {
+    members.is_multiple_of(2)
 }
 
-/// Whether a position contradicts the newest log: same place in the sequence, another frame. A position from
-/// before the newest log's checkpoint cannot be compared; it is older in any case and its data is not read.
-fn is_forked(newest: &Replayed, other: &Position) -> bool {
-    let same_place = newest.history.iter().find(|p| p.sequence == other.sequence);
-    same_place.is_some_and(|p| p.link != other.link)
+/// The votes of a pool with so many members.
+pub fn votes_of(members: usize) -> usize {
+    members + usize::from(witness_counts(members))
+}
+
+/// Counts the votes that the state knows of.
+pub fn tally(state: &State, present: impl Iterator<Item = Voter>) -> Tally {
+    let members = state.members.len();
+    let counts = |voter: &Voter| match voter {
+        Voter::Member(id) => state.members.contains_key(id),
+        Voter::Witness => witness_counts(members),
+    };
+    Tally { present: present.filter(counts).count(), total: votes_of(members) }
+}
+
+/// Whether a log left the history of the newest one. One commit more than the common history, of an older epoch,
+/// is what a crash cut off before a majority had it: it never counted. Positions from before the newest log's
+/// checkpoint cannot be compared; they are older in any case and their data is not read.
+fn is_forked(newest: &Replayed, other: &Replayed) -> bool {
+    let rival = |p: &Position| newest.history.iter().find(|q| q.sequence == p.sequence && q.link != p.link);
+    let mut apart = other.history.iter().filter_map(|p| rival(p).map(|q| (p, q)));
+    match (apart.next(), apart.next()) {
+        (None, _) => false,
+        (Some((p, q)), None) => p.epoch == q.epoch,
+        (Some(_), Some(_)) => true,
+    }
 }
 
 #[cfg(test)]
@@ -138,5 +156,21 @@ mod tests {
     fn two_histories_are_refused_even_by_force() {
         let votes = [(M0, log(2, &[(1, 1, 11), (1, 2, 12)])), (M1, log(2, &[(1, 1, 11), (1, 2, 99)]))];
         assert!(matches!(elect(&votes, true), Err(QuorumError::Forked(_))));
+    }
+
+    #[test]
+    fn a_commit_that_was_cut_off_is_no_history_of_its_own() {
+        let newest = log(2, &[(1, 1, 11), (2, 2, 22), (2, 3, 23)]);
+        let orphan = log(2, &[(1, 1, 11), (1, 2, 99)]);
+        assert_eq!(elect(&[(M0, newest.clone()), (M1, orphan)], false).unwrap().leader, M0);
+        let half = log(2, &[(1, 1, 11), (1, 2, 98), (1, 3, 99)]);
+        assert!(matches!(elect(&[(M0, newest), (M1, half)], false), Err(QuorumError::Forked(_))));
+    }
+
+    #[test]
+    fn the_witness_votes_only_where_it_breaks_a_tie() {
+        assert_eq!([1, 2, 3, 4].map(votes_of), [1, 3, 3, 5]);
+        let votes = [(Voter::Member(MemberId(0)), log(1, &[(1, 1, 11)]))];
+        assert!(elect(&votes, false).is_ok(), "one drive whose state folder is lost");
     }
 }

@@ -87,6 +87,8 @@ pub struct RegionState {
     pub writing: u32,
     /// Saves of the region block under way: they must end before the slot's extents may be used by another.
     pub saving: u32,
+    /// A write failed on every copy: they may differ until the next opening compares them.
+    pub unsettled: bool,
     /// Counts completed writes, zeroes and discards: tells a cleaner that nothing happened meanwhile.
     pub changes: u64,
     pub touched: Instant,
@@ -115,6 +117,7 @@ impl Region {
             mark: Mark::Clear,
             writing: 0,
             saving: 0,
+            unsettled: false,
             changes: 0,
             touched: Instant::default(),
         };

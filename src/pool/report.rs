@@ -3,7 +3,7 @@
 
 use super::Pool;
 use super::alloc::usable;
-use super::quorum::Tally;
+use super::quorum::{Tally, votes_of};
 use super::redundancy::mirror::Copy;
 use super::state::{MemberState, State};
 use crate::base::units::{ByteLen, MemberId};
@@ -85,7 +85,7 @@ impl Pool {
         let (heal_needed, heal_possible) = self.heal(&state);
         PoolFacts {
             epoch,
-            votes: Tally { present, total: state.members.len() + 1 },
+            votes: Tally { present, total: votes_of(state.members.len()) },
             raw: ByteLen(totals.iter().map(|e| u64::from(*e)).sum::<u64>() * extent.0),
             free: each(&free),
             usable: each(&totals),

@@ -10,18 +10,19 @@ use super::error::PoolError;
 use super::fragment_read::index;
 use super::load::{owner, stored_by_copy};
 use super::redundancy::mirror::{Copies, Copy};
-use super::region::{Placement, Region};
+use super::region::{Load, Placement, Region};
 use super::region_block::RegionBlock;
 use super::shared::Shared;
 use super::volume::PoolVolume;
 use crate::base::bitmap::Bitmap;
 use crate::base::checksum::block_sum;
 use crate::base::limits::{BLOCK, CHUNK_MAX};
-use crate::base::units::{ByteLen, RegionIndex, SlotIndex};
+use crate::base::units::{ByteLen, MemberId, RegionIndex, SlotIndex};
 use crate::io::buf::Buf;
 use crate::reactor::Core;
 use crate::reactor::sync::lock;
 use futures_util::future::join_all;
+use nix::errno::Errno;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -52,7 +53,7 @@ pub async fn settle(core: &Core, pool: &Arc<Shared>) -> Result<(), PoolError> {
         }
     }
     flush_members(core, pool).await?;
-    for entry in &dirty {
+    for entry in dirty.iter().filter(|d| d.region.state().load == Load::Loaded) {
         for copy in &entry.placement.copies {
             let member = pool.member(copy.member);
             let number = member.layout.region_number(copy.extent, entry.region.key.region);
@@ -99,8 +100,11 @@ fn is_dirty(pool: &Shared, copies: &Copies, region: RegionIndex) -> bool {
 }
 
 async fn flush_members(core: &Core, pool: &Shared) -> Result<(), PoolError> {
-    for disk in pool.members.values().filter(|m| m.is_in_sync()).filter_map(|m| m.disk.as_ref()) {
-        disk.flush(core).await.map_err(|errno| super::create::disk_error(disk, "flushed", errno))?;
+    let disks = pool.members.values().filter(|m| m.is_in_sync());
+    for (id, disk) in disks.filter_map(|m| m.disk.as_ref().map(|disk| (m.id, disk))) {
+        if let Err(errno) = disk.flush(core).await {
+            give_up(pool, id, errno).await?;
+        }
     }
     Ok(())
 }
@@ -226,8 +230,9 @@ async fn write_differences(
         let within = ByteLen(u64::from(number) * BLOCK);
         let at =
             member.layout.data(copy.extent, dirty.volume.offset_in_extent(dirty.region.key.region, within));
-        let write = disk.write(core, at, chosen.slice(range), false).await;
-        write.map_err(|errno| super::create::disk_error(disk, "settled", errno))?;
+        if let Err(errno) = disk.write(core, at, chosen.slice(range), false).await {
+            return give_up(&dirty.volume.pool, copy.member, errno).await;
+        }
     }
     Ok(())
 }
@@ -241,9 +246,15 @@ async fn save(core: &Core, dirty: &Dirty, order: &[Copy], block: &RegionBlock) -
         let Some(disk) = member.usable(dirty.placement.copies.len()) else { continue };
         let at = member.layout.region_block(copy.extent, dirty.region.key.region, block.version);
         let bytes = core.buffers().copy_of(&block.emit(&owner, at)).freeze();
-        disk.write(core, at, bytes, false)
-            .await
-            .map_err(|errno| super::create::disk_error(disk, "settled", errno))?;
+        if let Err(errno) = disk.write(core, at, bytes, false).await {
+            give_up(&dirty.volume.pool, copy.member, errno).await?;
+        }
     }
     Ok(())
+}
+
+/// A member that cannot be written is declared out of sync, as it would be while serving.
+async fn give_up(pool: &Shared, member: MemberId, errno: Errno) -> Result<(), PoolError> {
+    let given_up = pool.member_failed(member, format!("a write failed: {}", errno.desc())).await;
+    given_up.map_err(|_| PoolError::Frozen)
 }

@@ -3,8 +3,8 @@
 use super::error::PoolError;
 use super::log::{Cursor, LogArea, Position, append};
 use super::member::Member;
-use super::quorum::{Tally, Voter};
-use super::record::{Header, Kind, link};
+use super::quorum::{Tally, Voter, votes_of, witness_counts};
+use super::record::{Header, Kind, frame_len, link};
 use super::state::{Change, State};
 use super::state_codec::{emit_changes, emit_state};
 use crate::base::units::ByteLen;
@@ -13,6 +13,9 @@ use crate::reactor::Core;
 use futures_util::future::join_all;
 use nix::errno::Errno;
 use std::sync::Arc;
+
+/// Why no more is placed although there is space.
+pub const LOG_FULL: &str = "the map of this pool is too large for the log of its smallest drive";
 
 /// A place that holds a copy of the log.
 pub struct Vote {
@@ -45,8 +48,8 @@ impl Place {
 pub struct Votes {
     pub votes: Vec<Vote>,
     pub position: Position,
-    /// Votes there are, present or not.
-    pub total: usize,
+    /// Members of the pool, present or not.
+    pub members: usize,
     /// The majority was lost: nothing is committed any more.
     pub frozen: bool,
     /// Opened without a majority, by order: the votes present are enough.
@@ -62,7 +65,8 @@ pub struct Committed {
 
 impl Votes {
     pub fn tally(&self) -> Tally {
-        Tally { present: self.votes.iter().filter(|v| v.alive).count(), total: self.total }
+        let counts = |v: &&Vote| v.alive && (v.voter != Voter::Witness || witness_counts(self.members));
+        Tally { present: self.votes.iter().filter(counts).count(), total: votes_of(self.members) }
     }
 
     /// Starts a new epoch: every vote gets a checkpoint of the state after these changes.
@@ -72,9 +76,20 @@ impl Votes {
         after: &State,
         changes: &[Change],
     ) -> Result<Committed, PoolError> {
+        let state = emit_state(after);
+        self.check_room(&state, 1)?;
         self.position.epoch += 1;
         self.advance(changes);
-        self.checkpoint(core, after).await
+        self.checkpoint(core, state).await
+    }
+
+    /// Whether a checkpoint of this state fits into its share of a generation of every vote.
+    fn check_room(&self, state: &[u8], share: u64) -> Result<(), PoolError> {
+        let len = frame_len(state.len() as u64); // widening
+        if self.votes.iter().any(|v| v.alive && len > v.area.generation_len.0 / share) {
+            return Err(PoolError::LogFull(LOG_FULL));
+        }
+        Ok(())
     }
 
     /// Commits changes; `after` is the state with them.
@@ -89,12 +104,17 @@ impl Votes {
         }
         let before = self.position.link;
         let body = emit_changes(changes);
-        self.advance(changes);
         let len = body.len() as u64; // widening
         let fits = |v: &Vote| v.cursor.is_some_and(|cursor| v.area.fits(cursor, len));
         if !self.votes.iter().filter(|v| v.alive).all(fits) {
-            return self.checkpoint(core, after).await;
+            // Half of a generation is left for records, unless the change makes nothing larger.
+            let share = if changes.iter().any(grows) { 2 } else { 1 };
+            let state = emit_state(after);
+            self.check_room(&state, share)?;
+            self.advance(changes);
+            return self.checkpoint(core, state).await;
         }
+        self.advance(changes);
         let header = |generation| self.header(Kind::Changes, generation, before, len);
         let appends = self.votes.iter().map(async |vote| {
             let cursor = vote.cursor.filter(|_| vote.alive)?;
@@ -106,16 +126,9 @@ impl Votes {
     }
 
     /// Writes the whole state to the other generation of every vote.
-    async fn checkpoint(&mut self, core: &Core, state: &State) -> Result<Committed, PoolError> {
-        let body = emit_state(state);
+    async fn checkpoint(&mut self, core: &Core, body: Vec<u8>) -> Result<Committed, PoolError> {
         let len = body.len() as u64; // widening
         let start = |generation| Cursor { generation, offset: ByteLen(0) };
-        // Half of a generation is left for records: a log that is full again at once would be of no use.
-        if self.votes.iter().any(|v| v.alive && len > v.area.generation_len.0 / 2) {
-            return Err(PoolError::LogFull(
-                "the map of this pool is too large for the log of its smallest drive",
-            ));
-        }
         let writes = self.votes.iter().map(async |vote| {
             let disk = vote.place.disk().filter(|_| vote.alive)?;
             let generation = vote.cursor.map_or(vote.generation, |c| c.generation) + 1;
@@ -163,5 +176,19 @@ impl Votes {
             return Err(PoolError::Frozen);
         }
         Ok(Committed { sequence: self.position.sequence, lost })
+    }
+}
+
+/// Whether a change makes the state larger.
+fn grows(change: &Change) -> bool {
+    match change {
+        Change::VolumeCreated { .. } | Change::VolumeGrown { .. } | Change::SlotAllocated { .. } => true,
+        Change::Opened { .. }
+        | Change::Closed
+        | Change::MemberState { .. }
+        | Change::MemberNamed { .. }
+        | Change::VolumeRenamed { .. }
+        | Change::VolumeDestroyed { .. }
+        | Change::SlotFreed { .. } => false,
     }
 }
