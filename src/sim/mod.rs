@@ -35,6 +35,7 @@
 //!   life that ended never reach its tasks; what its tasks still submit has no effect.
 //! - The **digest** covers every operation, its data and its end: same seed, same code, same digest.
 
+pub mod campaign;
 mod disk;
 mod driver;
 mod faults;
