@@ -9,6 +9,7 @@
 
 use super::dirty_log::Plane;
 use super::load::owner;
+use super::planted::{Planted, is_planted};
 use super::region::{Load, Mark, Placement, Region, RegionKey};
 use super::region_block::RegionBlock;
 use super::shared::Shared;
@@ -39,7 +40,10 @@ impl PoolVolume {
 }
 
 async fn flush_round(volume: &PoolVolume, core: &Core) -> bool {
-    let keys = std::mem::take(&mut *lock(&volume.unsaved));
+    let mut keys = std::mem::take(&mut *lock(&volume.unsaved));
+    if is_planted(&volume.pool, Planted::ForgetUnsaved) {
+        keys.clear();
+    }
     let regions: Vec<Arc<Region>> = keys
         .iter()
         .map(|key| volume.pool.region(key.volume, key.slot, key.region, volume.checksums))
@@ -77,7 +81,9 @@ async fn save(volume: &PoolVolume, core: &Core, regions: &[Arc<Region>]) -> Resu
 }
 
 async fn save_snapshots(volume: &PoolVolume, core: &Core, snapshots: &[Snapshot]) -> Result<(), Status> {
-    flush_members(volume, core).await?;
+    if !is_planted(&volume.pool, Planted::SaveMarksBeforeData) {
+        flush_members(volume, core).await?;
+    }
     if snapshots.is_empty() {
         return Ok(());
     }
@@ -150,7 +156,9 @@ fn finish(snapshot: &Snapshot, saved: bool) {
 /// everything elsewhere (R42).
 async fn flush_members(volume: &PoolVolume, core: &Core) -> Result<(), Status> {
     let flushes = volume.pool.members.values().map(async |member| {
-        let disk = member.disk.as_ref()?;
+        let skipped = is_planted(&volume.pool, Planted::FlushSkipsMember)
+            && volume.pool.members.last_key_value().is_some_and(|(last, _)| *last == member.id);
+        let disk = member.disk.as_ref().filter(|_| !skipped)?;
         let failed = disk.flush(core).await.is_err();
         failed.then_some(member.id)
     });
@@ -184,6 +192,7 @@ pub async fn clean(pool: &Shared, core: &Core, all: bool) -> Result<usize, Statu
     let now = core.now();
     let due = |region: &Region| {
         let state = region.state();
+        let all = all || is_planted(pool, Planted::ClearDirtyEarly);
         let quiet = all || now.since(state.touched) >= QUIET;
         let marked = matches!(state.mark, Mark::Durable { .. });
         quiet && state.writing == 0 && (marked || state.is_unsaved()) && state.load == Load::Loaded
@@ -224,8 +233,9 @@ fn forget_saved(volume: &PoolVolume, regions: &[Arc<Region>]) {
 fn unmark(pool: &Shared, region: &Region, changes: u64) -> bool {
     let mut state = region.state();
     let marked = matches!(state.mark, Mark::Durable { .. });
-    let busy = state.writing > 0 || state.changes != changes;
-    if !marked || busy || state.unsettled || state.is_unsaved() {
+    let early = is_planted(pool, Planted::ClearDirtyEarly);
+    let busy = state.writing > 0 || state.changes != changes || state.unsettled || state.is_unsaved();
+    if !marked || !early && busy {
         return false;
     }
     let Some(placement) = state.placement.clone() else { return false };

@@ -13,6 +13,7 @@
 use super::dirty_log::Plane;
 use super::fragment_read::{block_start, index, read_blocks};
 use super::load::{ensure_loaded, ensure_placed};
+use super::planted::{Planted, first_of, is_planted};
 use super::redundancy::mirror::Copy;
 use super::redundancy::stripe::Fragment;
 use super::region::{Hold, Mark, Placement};
@@ -41,7 +42,7 @@ pub async fn write(
 ) -> Result<bool, Status> {
     let (region, within) = volume.region_of(&fragment);
     let blocks = blocks_of(within, fragment.len);
-    let hold = region.hold(blocks.clone(), true).await;
+    let hold = region.hold(blocks.clone(), !is_planted(&volume.pool, Planted::ShareWrites)).await;
     ensure_loaded(volume, core, &hold).await?;
     let placement = ensure_placed(volume, &hold).await?;
     let data = whole_blocks(volume, core, &hold, &blocks, within, data).await?;
@@ -117,7 +118,7 @@ pub async fn begin(
     placement: &Placement,
 ) -> Result<(), Status> {
     let region = hold.region();
-    if !volume.needs_marks() {
+    if !volume.needs_marks() || is_planted(&volume.pool, Planted::SkipDirtyMark) {
         region.state().writing += 1;
         return Ok(());
     }
@@ -203,10 +204,12 @@ async fn write_copies(
         let member = volume.pool.member(copy.member);
         let disk = member.usable(copies)?;
         let at = member.layout.data(copy.extent, offset);
-        Some((*copy, disk.write(core, at, data.clone(), fua).await))
+        let durable = fua && !is_planted(&volume.pool, Planted::IgnoreFua);
+        Some((*copy, disk.write(core, at, data.clone(), durable).await))
     };
     let ended: SmallVec<[(Copy, Result<(), Errno>); 3]> = match &placement.copies[..] {
         [only] => write_one(only).await.into_iter().collect(),
+        all if is_planted(&volume.pool, Planted::AckAtFirstCopy) => first_of(all.iter().map(write_one)).await,
         all => join_all(all.iter().map(write_one)).await.into_iter().flatten().collect(),
     };
     let holds: SmallVec<[Copy; 3]> = ended.iter().filter(|(_, r)| r.is_ok()).map(|(c, _)| *c).collect();

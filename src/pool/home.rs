@@ -8,6 +8,7 @@ use super::error::PoolError;
 use super::flush::clean;
 use super::lifecycle;
 use super::member::Member;
+use super::planted::{Planted, is_planted};
 use super::quorum::Voter;
 use super::redundancy::mirror::{Copies, Copy};
 use super::redundancy::stripe::Geometry;
@@ -224,7 +225,9 @@ impl Home {
         let next = lifecycle::after(lifecycle::Event::Failed, MemberState::Active);
         let change = Change::MemberState { member: id, state: next };
         after.apply(self.votes.position.sequence + 1, &change).expect("the member is known");
-        self.commit(after, &[change]).await?;
+        if !is_planted(&self.pool, Planted::LossNotCommitted) {
+            self.commit(after, &[change]).await?;
+        }
         member.set_in_sync(false, reason);
         self.pool.membership.fetch_add(1, Ordering::AcqRel);
         // From here on every new mark says that a copy misses the write. Writes that were marked before and failed

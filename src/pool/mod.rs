@@ -21,6 +21,7 @@ mod load;
 pub mod log;
 pub mod member;
 pub mod open;
+pub mod planted;
 pub mod quorum;
 pub mod record;
 pub mod redundancy;

@@ -378,6 +378,8 @@ async fn run(
         clean_wanted: Default::default(),
         closing: false.into(),
         home: sender,
+        #[cfg(any(test, feature = "planted-bugs"))]
+        planted: Default::default(),
         live: Live { state, free, epoch: votes.position.epoch, votes_present: tally.present }.into(),
     });
     publish(&shared);

@@ -47,6 +47,8 @@ pub struct Shared {
     /// No request is taken any more.
     pub closing: AtomicBool,
     pub home: Sender<HomeRequest>,
+    #[cfg(any(test, feature = "planted-bugs"))]
+    pub planted: Mutex<super::planted::Planted>,
 }
 
 impl Shared {

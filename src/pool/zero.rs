@@ -3,6 +3,7 @@
 use super::fragment_read::index;
 use super::fragment_write::{begin, write};
 use super::load::{ensure_loaded, ensure_placed, is_allocated};
+use super::planted::{Planted, is_planted};
 use super::redundancy::stripe::Fragment;
 use super::region::{Hold, Load};
 use super::volume::PoolVolume;
@@ -155,7 +156,9 @@ impl PoolVolume {
         self.pool.free(self.id, slot).await?;
         for hold in &holds {
             let marked = matches!(hold.region().state().mark, super::region::Mark::Durable { .. });
-            hold.region().state().reset();
+            if !is_planted(&self.pool, Planted::KeepFreedRegion) {
+                hold.region().state().reset();
+            }
             if marked {
                 self.pool.dirty_regions.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
             }
@@ -193,6 +196,8 @@ impl PoolVolume {
                 at = next;
             }
         }
+        // A fragment may have had more runs than there was room for: the answer ends before them.
+        runs.drain(runs_max.min(runs.len())..).for_each(|run| at = ByteOffset(at.0 - run.len.0));
         Ok(Allocation { span: Span::at(span.offset().0, (at - span.offset()).0), runs })
     }
 

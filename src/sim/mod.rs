@@ -36,6 +36,7 @@
 //!   each other alive: memory comes back only where every process is buried.
 //! - The **digest** covers every operation, its data and its end: same seed, same code, same digest.
 
+pub mod campaign;
 mod disk;
 mod driver;
 mod faults;

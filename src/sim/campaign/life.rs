@@ -1,0 +1,280 @@
+//! The machine of a run and its lives: making the pool, opening it until that works, ending a life.
+
+use super::plan::{Fault, Options, Plan};
+use super::report::{Failure, Oracle, Verdict};
+use super::workload::Field;
+use crate::base::prng::Prng;
+use crate::pool::create::witness_path;
+use crate::pool::{self, CreatePlan, OpenPlan, Pool, PoolError, VolumePlan};
+use crate::reactor::Core;
+use crate::sim::{Crash, DiskHandle, Process, Stop, World};
+use crate::volume::{Handle, Volume};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Virtual time within which everything must end.
+pub const LIMIT: Duration = Duration::from_secs(900);
+
+const WITNESS_FOLDER: &str = "/state";
+
+/// The simulated machine, what is known about it, and the generator of everything that happens to it.
+pub struct Machine {
+    pub world: World,
+    pub plan: Plan,
+    pub options: Options,
+    pub field: Rc<Field>,
+    pub prng: Prng,
+    pub disks: Vec<PathBuf>,
+    /// Members that missed something by a fault: they may be out of sync.
+    pub touched: BTreeSet<usize>,
+    pub steps: RefCell<Vec<String>>,
+    pub pool: Option<uuid::Uuid>,
+}
+
+/// One life: a process with the pool open, and a handle to each volume on each core.
+pub struct Life {
+    pub process: Process,
+    pub pool: Pool,
+    /// By core, then volume.
+    pub handles: Vec<Vec<Handle>>,
+}
+
+/// How an attempt to open ended.
+enum Attempt {
+    Opened(Box<Life>),
+    Refused(PoolError),
+    Crashed,
+}
+
+impl Machine {
+    pub fn new(seed: u64, plan: Plan, options: &Options) -> Machine {
+        let world = World::new(seed);
+        let path = |i: usize| PathBuf::from(format!("/dev/d{i}"));
+        let disks: Vec<PathBuf> = (0..plan.drives.len()).map(path).collect();
+        disks.iter().zip(&plan.drives).for_each(|(path, shape)| {
+            world.add_disk(path, *shape);
+        });
+        Machine {
+            field: Rc::new(Field::new(plan.volumes.clone())),
+            prng: Prng::from_seed(seed ^ 0xca3b_a160_0000_0002),
+            world,
+            plan,
+            options: options.clone(),
+            disks,
+            touched: BTreeSet::new(),
+            steps: RefCell::default(),
+            pool: None,
+        }
+    }
+
+    /// Writes down what happens, for the report.
+    pub fn step(&self, what: impl Into<String>) {
+        let what = format!("{:>12} {}", self.world.now().as_ns() / 1000, what.into());
+        if self.options.trace {
+            eprintln!("{what}");
+        }
+        self.steps.borrow_mut().push(what);
+    }
+
+    pub fn disk(&self, index: usize) -> DiskHandle {
+        self.world.disk(&self.disks[index])
+    }
+
+    pub fn witness(&self) -> DiskHandle {
+        let pool = self.pool.expect("the pool was made");
+        self.world.disk(witness_path(Path::new(WITNESS_FOLDER), pool))
+    }
+
+    pub fn plugged(&self) -> usize {
+        (0..self.disks.len()).filter(|i| self.disk(*i).is_plugged()).count()
+    }
+
+    /// Formats the drives; a crash on the way costs another attempt.
+    pub fn create_pool(&mut self) -> Verdict {
+        let plan = CreatePlan {
+            name: "tank".to_owned(),
+            disks: self.disks.iter().map(|p| (p.clone(), p.display().to_string())).collect(),
+            copies: 2.min(u8::try_from(self.disks.len()).expect("5 at most")),
+            extent: self.plan.extent,
+            witness_folder: WITNESS_FOLDER.into(),
+        };
+        if self.plan.has(Fault::CrashInRecovery) && self.prng.chance(200) {
+            self.arm_crash(40);
+        }
+        loop {
+            let process = self.world.boot(1);
+            let (core, plan) = (process.core(0).clone(), plan.clone());
+            let made = self.on(&process, async move { pool::create(&core, &plan).await });
+            self.world.crash_no_more();
+            let made = match made {
+                Ok(made) => Some(made),
+                Err(Stop::Crashed) => None,
+                Err(stop) => return Err(stop.into()),
+            };
+            self.bury(process)?;
+            match made {
+                Some(Ok(uuid)) => {
+                    self.pool = Some(uuid);
+                    return Ok(());
+                }
+                Some(Err(error)) => return Err(Failure::new(Oracle::Quorum, format!("create: {error}"))),
+                None => self.step("crash while the pool was made"),
+            }
+        }
+    }
+
+    /// Makes the volumes of the plan in a fresh life.
+    pub fn create_volumes(&mut self, life: Life) -> Verdict<Life> {
+        let Life { process, mut pool, .. } = life;
+        for (number, spec) in self.plan.volumes.iter().enumerate() {
+            let (core, unit) = (process.core(0).clone(), spec.unit);
+            let plan = VolumePlan {
+                name: format!("v{number}"),
+                size: spec.size,
+                copies: Some(spec.copies),
+                unit,
+                checksums: spec.checksums,
+            };
+            let (back, made) = self.on(&process, async move {
+                let made = pool.create_volume(&core, &plan).await.map(|_| ());
+                (pool, made)
+            })?;
+            pool = back;
+            made.map_err(|e| Failure::new(Oracle::Answers, format!("volume {number}: {e}")))?;
+        }
+        Ok(self.live(process, pool))
+    }
+
+    /// Opens the pool, through as many crashes as the plan has for it.
+    pub fn open(&mut self) -> Verdict<Life> {
+        let mut crashes = match self.plan.has(Fault::CrashInRecovery) {
+            true => self.prng.below(4),
+            false => 0,
+        };
+        loop {
+            if crashes > 0 {
+                self.arm_crash(60);
+            }
+            let attempt = self.attempt()?;
+            self.world.crash_no_more();
+            match attempt {
+                Attempt::Opened(life) => return Ok(*life),
+                Attempt::Refused(error) => {
+                    let (present, total) = (self.plugged() + 1, self.disks.len() + 1);
+                    let what = format!("{present} of {total} votes are there, but: {error}");
+                    return Err(Failure::new(Oracle::Quorum, what));
+                }
+                Attempt::Crashed => {
+                    self.step("crash while the pool opened");
+                    self.field.counts.borrow_mut().crashes_in_recovery += 1;
+                    crashes = crashes.saturating_sub(1);
+                }
+            }
+        }
+    }
+
+    /// Opens the pool where that must be refused.
+    pub fn open_in_vain(&mut self) -> Verdict {
+        match self.attempt()? {
+            Attempt::Refused(PoolError::NoMajority { .. } | PoolError::NoMembers) => Ok(()),
+            Attempt::Refused(error) => {
+                Err(Failure::new(Oracle::Quorum, format!("no majority, but: {error}")))
+            }
+            Attempt::Opened(_) => Err(Failure::new(Oracle::Quorum, "opened without a majority")),
+            Attempt::Crashed => Err(Failure::new(Oracle::Liveness, "crashed without an order")),
+        }
+    }
+
+    fn attempt(&mut self) -> Verdict<Attempt> {
+        let process = self.world.boot(self.plan.cores);
+        let core = process.core(0).clone();
+        let plan = OpenPlan {
+            disks: self.disks.clone(),
+            pool: None,
+            witness_folder: WITNESS_FOLDER.into(),
+            force: false,
+            cache: self.plan.cache,
+        };
+        let opened = self.on(&process, async move { pool::open(&core, &plan).await });
+        match opened {
+            Ok(Ok(pool)) => {
+                pool::planted::plant(pool.shared(), self.options.planted);
+                Ok(Attempt::Opened(Box::new(self.live(process, pool))))
+            }
+            Ok(Err(error)) => {
+                self.bury(process)?;
+                Ok(Attempt::Refused(error))
+            }
+            Err(Stop::Crashed) => {
+                self.bury(process)?;
+                Ok(Attempt::Crashed)
+            }
+            Err(stop) => Err(stop.into()),
+        }
+    }
+
+    fn live(&self, process: Process, pool: Pool) -> Life {
+        let volumes: Vec<Arc<Volume>> = (0..self.plan.volumes.len())
+            .filter_map(|n| pool.volume(&format!("v{n}")))
+            .map(|v| Arc::new(Volume::in_pool(v)))
+            .collect();
+        let of_core = |core: &Core| volumes.iter().map(|v| v.handle(core)).collect();
+        let handles = process.cores.iter().map(of_core).collect();
+        Life { process, pool, handles }
+    }
+
+    /// Closes the pool; false if that failed for a reason.
+    pub fn close(&mut self, life: Life) -> Verdict<bool> {
+        let Life { process, pool, handles } = life;
+        drop(handles);
+        let core = process.core(0).clone();
+        let closed = self.on(&process, async move { pool.close(&core).await })?;
+        self.bury(process)?;
+        self.field.may_fail.iter().for_each(|f| f.set(f.get() && closed.is_err()));
+        match closed {
+            Ok(()) => Ok(true),
+            Err(error) if self.touched.is_empty() => {
+                Err(Failure::new(Oracle::Answers, format!("close: {error}")))
+            }
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Ends a life that crashed, or ends it by a kill.
+    pub fn end(&mut self, life: Life) -> Verdict {
+        let Life { process, pool, handles } = life;
+        drop((pool, handles));
+        self.bury(process)
+    }
+
+    fn bury(&self, process: Process) -> Verdict {
+        match self.world.bury(process) {
+            0 => Ok(()),
+            bytes => {
+                Err(Failure::new(Oracle::Buffers, format!("{bytes} bytes of buffers were not given back")))
+            }
+        }
+    }
+
+    /// Runs a future on the first core of a process.
+    pub fn on<T: 'static>(
+        &self,
+        process: &Process,
+        work: impl Future<Output = T> + 'static,
+    ) -> Result<T, Stop> {
+        self.world.run_on(&process.cores, process.core(0), LIMIT, work)
+    }
+
+    /// Orders a crash at one of the next changes of a drive.
+    pub fn arm_crash(&mut self, changes: u64) {
+        let most = 1 + self.prng.below(changes);
+        let nth = 1 + self.prng.below(most);
+        let crash = if self.prng.chance(700) { Crash::PowerCut } else { Crash::Kill };
+        self.world.crash_at_change(nth, crash);
+        self.step(format!("order: {crash:?} at change {nth}"));
+    }
+}

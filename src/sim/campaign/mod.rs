@@ -1,0 +1,29 @@
+//! The campaign: seeded runs of the production pool and volumes on the simulated world, which try to break it.
+//!
+//! ```text
+//! plan ──▶ machine: create ─▶ open ─▶ volumes ─▶ rounds of { load + faults ─▶ crash | stop ─▶ open ─▶ checks }
+//!                   ─▶ heal ─▶ clean close ─▶ open ─▶ checks ─▶ rot ─▶ open ─▶ checks ─▶ close
+//! ```
+//!
+//! - `plan`: what a seed stands for. `run(seed, &Options)` is the way in.
+//! - `workload`: clients, and reading everything back. `nemesis`: faults. `life`: opening and ending.
+//! - `model`, `stamp`: what every sector may hold. `oracles`: checks of a pool at rest. `report`: findings.
+//!
+//! Faults stay within the fault model: what a run breaks, another copy still has, and a majority of votes remains
+//! unless the run wants to see a refusal. The same seed gives the same run, to the digest.
+
+mod life;
+mod model;
+mod nemesis;
+mod oracles;
+mod plan;
+mod report;
+mod run;
+mod stamp;
+#[cfg(test)]
+mod tests;
+mod workload;
+
+pub use plan::{FAULTS, Fault, Options, Plan, plan};
+pub use report::{Counts, Failure, Oracle, Report};
+pub use run::run;

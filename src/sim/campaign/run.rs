@@ -1,0 +1,258 @@
+//! One run: create, then rounds of load, faults, reopening and checks, then healing, a clean end, and a last look.
+
+use super::life::{LIMIT, Life, Machine};
+use super::nemesis::mirrored_copies;
+use super::oracles::check_extents;
+use super::plan::{Fault, Options, pick, plan};
+use super::report::{Counts, Failure, Oracle, Report, Verdict};
+use super::workload::client;
+use crate::base::units::ByteOffset;
+use crate::pool::scrub::ScrubFacts;
+use crate::sim::{Damage, Stop};
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+/// Runs a seed. A panic of the program is a finding like any other (where panics unwind).
+pub fn run(seed: u64, options: &Options) -> Report {
+    let mut machine = Machine::new(seed, plan(seed, options), options);
+    machine.describe(seed);
+    let ended = catch_unwind(AssertUnwindSafe(|| machine.play()));
+    let verdict = ended.unwrap_or_else(|panic| Err(Failure::new(Oracle::Panic, words_of(panic.as_ref()))));
+    let counts = Counts { crashes: machine.world.crashes(), ..*machine.field.counts.borrow() };
+    let report = Report {
+        seed,
+        digest: machine.world.digest(),
+        failure: verdict.err(),
+        steps: machine.steps.take(),
+        counts,
+    };
+    if matches!(&report.failure, Some(f) if f.oracle == Oracle::Panic) {
+        // Its tasks may hold what the panic left half done: better not touched again.
+        std::mem::forget(machine);
+    }
+    report
+}
+
+fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default()
+}
+
+/// How a load ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Loaded {
+    Done,
+    Crashed,
+}
+
+impl Machine {
+    fn describe(&self, seed: u64) {
+        let plan = &self.plan;
+        let drives: Vec<String> = plan
+            .drives
+            .iter()
+            .map(|d| {
+                format!(
+                    "{} MB/{}{}",
+                    d.size.0 / 1_000_000,
+                    d.logical_sector,
+                    if d.volatile_cache { "" } else { " no cache" }
+                )
+            })
+            .collect();
+        self.step(format!(
+            "seed {seed}: drives {}; {} cores, cache {}, extent {:?}; {} clients, {} requests, {} rounds; {:?}",
+            drives.join(", "),
+            plan.cores,
+            plan.cache.0,
+            plan.extent,
+            plan.clients,
+            plan.requests,
+            plan.rounds,
+            plan.faults
+        ));
+        for (number, volume) in plan.volumes.iter().enumerate() {
+            self.step(format!("volume {number}: {volume:?}"));
+        }
+    }
+
+    /// The whole run.
+    pub fn play(&mut self) -> Verdict {
+        self.create_pool()?;
+        let mut life = self.first_life()?;
+        for _ in 0..self.plan.rounds {
+            life = self.round(life)?;
+        }
+        self.finish(life)
+    }
+
+    fn first_life(&mut self) -> Verdict<Life> {
+        let faults = std::mem::take(&mut self.plan.faults);
+        let life = self.open().and_then(|life| self.create_volumes(life));
+        self.plan.faults = faults;
+        life
+    }
+
+    fn round(&mut self, life: Life) -> Verdict<Life> {
+        let armed = self.arm(&life);
+        let loaded = self.load(&life)?;
+        drop(armed);
+        self.step(if loaded == Loaded::Crashed { "crashed" } else { "loaded" });
+        match loaded {
+            Loaded::Crashed => self.recover(life),
+            Loaded::Done => self.pause(life),
+        }
+    }
+
+    /// Runs all clients to their end, or to a crash.
+    fn load(&mut self, life: &Life) -> Verdict<Loaded> {
+        let ended = Rc::new(Cell::new(0));
+        for _ in 0..self.plan.clients {
+            let core = usize::try_from(self.prng.below(life.handles.len() as u64)).expect("a list's index"); // widening
+            let (field, handles, done) = (self.field.clone(), life.handles[core].clone(), ended.clone());
+            let (prng, requests) = (self.prng.fork(), self.plan.requests);
+            life.process.core(core).spawn(async move {
+                client(field, handles, prng, requests).await;
+                done.set(done.get() + 1);
+            });
+        }
+        let clients = self.plan.clients;
+        let field = self.field.clone();
+        let done = || ended.get() == clients || field.failure.borrow().is_some();
+        let result = self.world.run(&life.process.cores, LIMIT, done);
+        if let Some(failure) = self.field.failure.take() {
+            return Err(failure);
+        }
+        match result {
+            Ok(()) => Ok(Loaded::Done),
+            Err(Stop::Crashed) => Ok(Loaded::Crashed),
+            Err(stop) => Err(stop.into()),
+        }
+    }
+
+    /// After a load that nothing ended: go on, stop and start again, or crash at rest.
+    fn pause(&mut self, life: Life) -> Verdict<Life> {
+        self.heal_reads();
+        check_extents(&life.pool)?;
+        match self.prng.below(4) {
+            0 => Ok(life),
+            1 => {
+                self.step("power cut at rest");
+                self.world.power_cut();
+                self.recover(life)
+            }
+            2 => {
+                self.step("kill at rest");
+                self.recover(life)
+            }
+            _ => self.restart(life),
+        }
+    }
+
+    /// Closes and opens.
+    fn restart(&mut self, life: Life) -> Verdict<Life> {
+        let clean = self.close(life)?;
+        self.step(if clean { "closed" } else { "not closed cleanly" });
+        let mut model = self.field.model.borrow_mut();
+        for volume in 0..self.plan.volumes.len() {
+            match clean {
+                true => model.closed(volume),
+                false => model.crash(volume),
+            }
+        }
+        drop(model);
+        self.reopen()
+    }
+
+    /// Ends a life that crashed and begins another.
+    fn recover(&mut self, life: Life) -> Verdict<Life> {
+        self.end(life)?;
+        (0..self.plan.volumes.len()).for_each(|v| self.field.model.borrow_mut().crash(v));
+        self.reopen()
+    }
+
+    fn reopen(&mut self) -> Verdict<Life> {
+        if self.draws(Fault::Minority, 150) {
+            let taken = self.take_majority();
+            self.step(format!("without drives {taken:?} there is no majority"));
+            self.open_in_vain()?;
+            taken.iter().for_each(|i| self.disk(*i).plug());
+        }
+        self.between_lives();
+        let life = self.open()?;
+        self.step(format!("opened, epoch {}", life.pool.facts().epoch));
+        self.heal_reads();
+        let scrub = self.prng.chance(400);
+        let life = self.inspect(life, scrub)?.ok_or_else(unordered)?;
+        if self.prng.chance(300) {
+            self.remove_in_turn(life)?;
+            let life = self.open()?;
+            return self.inspect(life, false)?.ok_or_else(unordered);
+        }
+        Ok(life)
+    }
+
+    /// Heals everything, closes, damages one copy where checksums see it, and looks once more.
+    fn finish(&mut self, life: Life) -> Verdict {
+        (0..self.disks.len()).for_each(|i| self.disk(i).heal());
+        let life = self.restart(life)?;
+        let rot = if self.draws(Fault::Rot, 1000) { self.rotten(&life) } else { Vec::new() };
+        let life = self.restart_with(life, &rot)?;
+        if self.close(life)? || !self.touched.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::new(Oracle::Answers, "the last close failed"))
+    }
+
+    /// Closes, flips bits, opens, reads, and flips them back.
+    fn restart_with(&mut self, life: Life, rot: &[(usize, u64)]) -> Verdict<Life> {
+        if rot.is_empty() {
+            return Ok(life);
+        }
+        if !self.close(life)? {
+            (0..self.plan.volumes.len()).for_each(|v| self.field.model.borrow_mut().crash(v));
+            return self.open();
+        }
+        (0..self.plan.volumes.len()).for_each(|v| self.field.model.borrow_mut().closed(v));
+        let mut whole = Vec::new();
+        for (index, at) in rot {
+            let disk = self.disk(*index);
+            whole.push((*index, *at, disk.peek(ByteOffset(*at), 512)));
+            disk.damage(crate::base::units::Span::at(*at, 512), Damage::BitFlip);
+            self.step(format!("drive {index} rots at {at}"));
+        }
+        let faults = std::mem::take(&mut self.plan.faults);
+        let life = self.open()?;
+        self.plan.faults = faults;
+        self.verify_all(&life)?.ok_or_else(unordered)?;
+        self.verify_all(&life)?.ok_or_else(unordered)?;
+        let clean = self.close(life)?;
+        whole.iter().for_each(|(index, at, bytes)| self.disk(*index).poke(ByteOffset(*at), bytes));
+        self.step(format!("rot healed, closed {clean}"));
+        let life = self.open()?;
+        let life = self.inspect(life, false)?.ok_or_else(unordered)?;
+        self.check_scrub(life, ScrubFacts::default())
+    }
+
+    /// Sectors of one member to be damaged: data whose volume has checksums and another copy.
+    fn rotten(&mut self, life: &Life) -> Vec<(usize, u64)> {
+        let copies = mirrored_copies(life, |checksums| checksums);
+        if copies.is_empty() {
+            return Vec::new();
+        }
+        let victim = pick(&mut self.prng, &copies).member;
+        let mine: Vec<_> = copies.into_iter().filter(|c| c.member == victim).collect();
+        let count = 1 + self.prng.below(8);
+        (0..count)
+            .map(|_| {
+                let copy = pick(&mut self.prng, &mine);
+                (usize::from(victim.0), self.part_of(life, copy).offset().0)
+            })
+            .collect()
+    }
+}
+
+fn unordered() -> Failure {
+    Failure::new(Oracle::Liveness, "crashed without an order")
+}
