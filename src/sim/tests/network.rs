@@ -131,12 +131,21 @@ fn a_reset_ends_both_ends() {
     pair.bury();
 }
 
-/// What the client's receive ends with when the head's life ends, and after how much time.
-fn receive_over(seed: u64, end: impl Fn(&World, &Process)) -> (Result<Vec<u8>, Errno>, Duration) {
+/// What the client's receive ends with when the head's life ends, and after how much time. `says` is sent first.
+fn receive_over(
+    seed: u64,
+    says: &'static [u8],
+    end: impl Fn(&World, &Process),
+) -> (Result<Vec<u8>, Errno>, Duration) {
     let pair = pair(seed, NetDials::default());
     let near = pair.near.clone();
     let start = pair.world.now();
     end(&pair.world, &pair.head);
+    let speaker = near.clone();
+    pair.client.core(0).spawn(async move {
+        // How it ends does not matter: nobody is there to take it.
+        let _ = send(&speaker, says).await;
+    });
     let task = async move { receive(&near, 1).await };
     let heard = pair.world.run_on(&pair.client.cores, pair.client.core(0), LIMIT, task).unwrap();
     let took = pair.world.now().since(start);
@@ -148,10 +157,10 @@ fn receive_over(seed: u64, end: impl Fn(&World, &Process)) -> (Result<Vec<u8>, E
 fn a_killed_process_hangs_up_and_a_dark_machine_is_noticed_late() {
     let mut late = false;
     for seed in 0..10 {
-        let (heard, took) = receive_over(seed, |world, head| world.kill(head.id));
+        let (heard, took) = receive_over(seed, b"", |world, head| world.kill(head.id));
         assert_eq!(heard, Ok(Vec::new()));
         assert!(took < Duration::from_millis(10), "{took:?}");
-        let (heard, took) = receive_over(seed, |world, _| world.power_cut());
+        let (heard, took) = receive_over(seed, b"anybody there?", |world, _| world.power_cut());
         assert_eq!(heard, Err(Errno::ECONNRESET));
         late |= took > Duration::from_secs(1);
     }
