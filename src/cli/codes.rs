@@ -147,7 +147,6 @@ pub const CODES: &[Code] = &[
         "The question before a loss was not answered with the name, or nobody was there to answer it.",
         "Type the name, or give --yes.",
     ),
-    code("NOT_IN_THIS_BUILD", "This build of the program leaves the command out.", "Use a full build."),
     code("NOT_SERVING", "The daemon listens on no address for NBD.", "Start it with --nbd ADDRESS."),
     code("NO_CODE", "There is no such code.", "`drystone explain` lists all codes."),
     code("NO_DAEMON", "Only a running daemon can do this.", "Start one: drystone serve."),
