@@ -3,6 +3,7 @@
 //! Ctrl-C and SIGTERM end the measurement early, so that a scratch volume is always taken away again.
 
 use super::daemon_ends::{self, Borrowed};
+use super::measure_nbd::tells_names_apart;
 use super::{
     Endpoint, Ends, NETWORK_EXPORT, Plan, Report, connect, measure, report_json, report_table, write_files,
 };
@@ -41,19 +42,21 @@ pub fn run(globals: &Globals, args: &BenchArgs) -> Result<(), Failure> {
     let report = core.run_until({
         let core = core.clone();
         async move {
-            find_network(&core, &mut ends).await;
-            match select(pin!(measure(&core, &ends, &plan)), pin!(interrupted(&core, &signals))).await {
-                Either::Left((report, _)) => Some(report),
-                Either::Right(_) => None,
+            let measured = async {
+                know_server(&core, &mut ends).await?;
+                Ok(measure(&core, &ends, &plan).await)
+            };
+            match select(pin!(measured), pin!(interrupted(&core, &signals))).await {
+                Either::Left((report, _)) => report,
+                Either::Right(_) => {
+                    Err(Failure::failed("BENCH_STOPPED", "the measurement was stopped before its end"))
+                }
             }
         }
     });
     core.drain();
     let kept = borrowed.map_or(Ok(()), Borrowed::give_back);
-    let Some(report) = report else {
-        kept?;
-        return Err(Failure::failed("BENCH_STOPPED", "the measurement was stopped before its end"));
-    };
+    let report = report?;
     print(globals, &report)?;
     if let Some(directory) = &args.out {
         let written = write_files(&report, directory).map_err(|e| {
@@ -128,14 +131,30 @@ fn find_ends(globals: &Globals, typed: &Typed, plan: &Plan) -> Result<(Ends, Opt
     Ok((ends, Some(borrowed)))
 }
 
-/// An address of a daemon of ours may have the export that is for this.
-async fn find_network(core: &Core, ends: &mut Ends) {
-    let Some(volume) = ends.volume.as_ref().filter(|_| ends.network.is_none()) else { return };
-    let network = Endpoint { address: volume.address.clone(), export: NETWORK_EXPORT.to_owned() };
-    if let Ok(clients) = connect(core, &network, 1).await {
-        drop(clients);
+/// Makes sure that nothing is written to, and nothing taken for the network, that only has the right name.
+///
+/// What the daemon lent is looked for under an address, where something else may listen (in another network
+/// namespace, say); a server that gives one export under every name would then let us write into it. An address of
+/// another machine may have the export in memory because somebody measures there: it is read, never written.
+async fn know_server(core: &Core, ends: &mut Ends) -> Result<(), Failure> {
+    let lent = ends.scratch.as_ref().or(ends.network.as_ref());
+    let Some(end) = lent.or(ends.volume.as_ref()).cloned() else { return Ok(()) };
+    let ours = tells_names_apart(core, &end.address).await;
+    if lent.is_some() {
+        return match ours {
+            true => Ok(()),
+            false => Err(Failure::failed(
+                "ANSWER_UNEXPECTED",
+                "what listens on the daemon's NBD address is not the daemon",
+            )
+            .with("Nothing was written to it.")),
+        };
+    }
+    let network = Endpoint { address: end.address, export: NETWORK_EXPORT.to_owned() };
+    if ours && connect(core, &network, 1).await.is_ok() {
         ends.network = Some(network);
     }
+    Ok(())
 }
 
 fn print(globals: &Globals, report: &Report) -> Result<(), Failure> {

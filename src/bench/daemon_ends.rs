@@ -116,6 +116,7 @@ pub fn borrow(
     let network = client_with_network(&control, plan);
     ends.network =
         network.as_ref().map(|(_, export)| Endpoint { address: address.clone(), export: export.clone() });
+    ends.network_lent = network.is_some();
     let scratch = make_scratch(&mut client, pool, volume, plan);
     ends.scratch = scratch.as_ref().map(|name| Endpoint { address, export: name.clone() });
     Ok(Borrowed { control, scratch, _network: network.map(|(client, _)| client) })

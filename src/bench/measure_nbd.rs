@@ -7,6 +7,7 @@ use super::processor::Server;
 use super::workload::Workload;
 use crate::base::units::{ByteLen, Span, round_down};
 use crate::io::driver::Address;
+use crate::nbd::client::negotiation::Refusal;
 use crate::nbd::client::{Client, ClientError, ClientOptions};
 use crate::nbd::wire::ReplyMode;
 use crate::nbd::wire::number::{allocation, export};
@@ -26,8 +27,8 @@ pub struct Endpoint {
 /// What may be written, and what it holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Contents {
-    /// Somebody's data: it is read only.
-    Precious,
+    /// Not made for this measurement, so somebody's data: it is only read. With the reason to give for writes.
+    Precious(&'static str),
     /// Written to first, so that reads find data, then read and written.
     Scratch,
     /// In memory: nothing to prepare, and nothing that is kept.
@@ -63,6 +64,15 @@ pub async fn connect(core: &Core, end: &Endpoint, connections: usize) -> Result<
     Ok(clients)
 }
 
+/// Whether the server there tells its exports apart: it says of a name that nobody gave that there is no such
+/// export. Many servers give their one export under every name; behind one of those, an export that was found by
+/// its name alone may hold anything.
+pub async fn tells_names_apart(core: &Core, address: &Address) -> bool {
+    let name = format!("{:032x}", core.with_prng(|prng| prng.uuid()).as_u128() ^ u128::from(core.wall_ns()));
+    let nobody = Client::connect(core, address.clone(), &name, ClientOptions::default()).await;
+    matches!(nobody, Err(ClientError::Refused(Refusal::UnknownExport(_))))
+}
+
 /// Runs all workloads on one export.
 pub async fn measure_target(core: &Core, clients: &[Client], plan: TargetPlan) -> TargetMeasured {
     let Some(first) = clients.first() else {
@@ -79,7 +89,7 @@ pub async fn measure_target(core: &Core, clients: &[Client], plan: TargetPlan) -
         }
     }
     let forbidden = match plan.contents {
-        Contents::Precious => Some("not measured: writing needs a scratch volume"),
+        Contents::Precious(reason) => Some(reason),
         Contents::Scratch | Contents::Memory => read_only.then_some("the export is read-only"),
     };
     let mut figures = Figures::default();

@@ -47,6 +47,9 @@ const RUN_MIN: Duration = Duration::from_millis(150);
 /// Part of the bytes that are read that may never have been written before it is worth a note.
 const UNWRITTEN_NOTED: f64 = 0.01;
 
+const NOT_LENT: &str = "not measured: the export in memory was made for somebody else";
+const NO_SCRATCH: &str = "not measured: writing needs a scratch volume";
+
 /// Where the parts to be measured are. What is not there is not measured.
 #[derive(Clone, Debug, Default)]
 pub struct Ends {
@@ -55,6 +58,8 @@ pub struct Ends {
     pub drives: Vec<PathBuf>,
     /// The export in memory.
     pub network: Option<Endpoint>,
+    /// The export in memory was made for this measurement; only then it is written to.
+    pub network_lent: bool,
     /// A volume that may be read.
     pub volume: Option<Endpoint>,
     /// A volume that may be overwritten; measured instead of `volume`.
@@ -107,13 +112,14 @@ pub async fn measure(core: &Core, ends: &Ends, plan: &Plan) -> Report {
     let mut notes = Vec::new();
     let (network, _) = match &ends.network {
         None => (Figures::not_measured("the server has no export in memory to measure it with"), None),
-        Some(end) => measure_export(core, end, Contents::Memory, ends, plan).await,
+        Some(end) if ends.network_lent => measure_export(core, end, Contents::Memory, ends, plan).await,
+        Some(end) => measure_export(core, end, Contents::Precious(NOT_LENT), ends, plan).await,
     };
     let (end_to_end, used) = match (&ends.scratch, &ends.volume) {
         (Some(end), _) => measure_export(core, end, Contents::Scratch, ends, plan).await,
         (None, Some(end)) => {
             notes.extend(note_unwritten(core, end, plan.region).await);
-            measure_export(core, end, Contents::Precious, ends, plan).await
+            measure_export(core, end, Contents::Precious(NO_SCRATCH), ends, plan).await
         }
         (None, None) => (Figures::not_measured("no volume was named"), None),
     };
@@ -189,3 +195,6 @@ pub fn write_files(report: &Report, directory: &Path) -> std::io::Result<Vec<Pat
     }
     Ok(written)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,141 @@
+//! Whole measurements against our own server: what is written to, and above all what is not.
+
+use super::*;
+use crate::base::units::Span;
+use crate::block::{Payload, WriteFlags};
+use crate::io::driver::{Address, Driver};
+use crate::io::uring::{Handles, UringConfig, UringDriver};
+use crate::reactor::CoreIndex;
+use crate::reactor::threads::{CorePlan, DriverFactory, build};
+use crate::target::{Target, TargetConfig};
+use crate::volume::Volume;
+use crate::volume::catalog::Catalog;
+use crate::volume::memory::MemoryVolume;
+use figure::Outcome;
+use measure_nbd::tells_names_apart;
+use std::sync::Arc;
+
+const SIZE: u64 = 8 << 20;
+
+fn core() -> Core {
+    let handles = Handles::new();
+    let factory: DriverFactory<std::io::Error> = Arc::new(move |buffers| {
+        let driver = UringDriver::new(UringConfig::default(), buffers, handles.clone());
+        Ok(Box::new(driver.map_err(std::io::Error::other)?) as Box<dyn Driver>)
+    });
+    build(CorePlan { index: CoreIndex(0), cpu: None, arena: 32 << 20, seed: 1 }, &factory).unwrap()
+}
+
+/// A server on this core with one volume full of a pattern; the volume and the server's address.
+async fn serve(core: &Core) -> (Arc<Volume>, Address, Target) {
+    let volume = Arc::new(Volume::in_memory("data", MemoryVolume::new(ByteLen(SIZE))));
+    let catalog = Arc::new(Catalog::default());
+    catalog.insert(volume.clone());
+    for block in 0..SIZE >> 20 {
+        let mut buf = core.buffers().take(1 << 20);
+        buf.as_mut_slice().fill(0xd5);
+        let span = Span::at(block << 20, 1 << 20);
+        volume.handle(core).write(span, Payload::one(buf.freeze()), WriteFlags::default()).await.unwrap();
+    }
+    let (target, desks) = Target::new(catalog, TargetConfig::default(), 1);
+    for desk in desks {
+        core.spawn(desk.attend(core.clone()));
+    }
+    let address = target.listen(core, Address::Tcp("127.0.0.1:0".parse().unwrap())).await.unwrap();
+    (volume, address, target)
+}
+
+async fn is_untouched(core: &Core, volume: &Arc<Volume>) -> bool {
+    for block in 0..SIZE >> 20 {
+        let bytes = volume.handle(core).read(Span::at(block << 20, 1 << 20)).await.unwrap().to_vec();
+        if bytes.iter().any(|b| *b != 0xd5) {
+            return false;
+        }
+    }
+    true
+}
+
+fn plan() -> Plan {
+    Plan { run: Duration::from_millis(20), connections: 2, region: ByteLen(SIZE) }
+}
+
+fn measured(figures: &Figures) -> usize {
+    figures.outcomes.values().filter(|o| matches!(o, Outcome::Measured(_))).count()
+}
+
+#[test]
+fn nothing_is_written_that_was_not_lent() {
+    let core = core();
+    core.run_until({
+        let core = core.clone();
+        async move {
+            let (volume, address, target) = serve(&core).await;
+            let end = Endpoint { address, export: "data".to_owned() };
+            let ends = Ends { volume: Some(end.clone()), network: Some(end), ..Ends::default() };
+            let report = measure(&core, &ends, &plan()).await;
+            assert_eq!(measured(&report.measured.network), 3, "the reads: {:?}", report.remarks());
+            assert_eq!(measured(&report.measured.end_to_end), 3, "the reads: {:?}", report.remarks());
+            assert!(is_untouched(&core, &volume).await);
+            target.stop(&core, Duration::from_secs(1)).await;
+        }
+    });
+    core.drain();
+}
+
+#[test]
+fn scratch_and_lent_exports_are_measured_in_full() {
+    let core = core();
+    core.run_until({
+        let core = core.clone();
+        async move {
+            let (volume, address, target) = serve(&core).await;
+            let end = Endpoint { address, export: "data".to_owned() };
+            let network = Some(end.clone());
+            let ends = Ends { scratch: Some(end), network, network_lent: true, ..Ends::default() };
+            let report = measure(&core, &ends, &plan()).await;
+            assert_eq!(measured(&report.measured.network), 6, "{:?}", report.remarks());
+            assert_eq!(measured(&report.measured.end_to_end), 6, "{:?}", report.remarks());
+            assert_eq!(report.measured.facts.scratch_bytes, SIZE);
+            assert!(!is_untouched(&core, &volume).await, "the check above can fail");
+            target.stop(&core, Duration::from_secs(1)).await;
+        }
+    });
+    core.drain();
+}
+
+#[test]
+fn our_server_tells_names_apart_and_nobody_is_not_believed() {
+    let core = core();
+    core.run_until({
+        let core = core.clone();
+        async move {
+            let (_, address, target) = serve(&core).await;
+            assert!(tells_names_apart(&core, &address).await);
+            target.stop(&core, Duration::from_secs(1)).await;
+            assert!(!tells_names_apart(&core, &address).await, "nobody listens");
+        }
+    });
+    core.drain();
+}
+
+#[test]
+fn drives_are_measured_and_leave_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let disks: Vec<PathBuf> = ["a.img", "b.img"].map(|name| folder.path().join(name)).into();
+    for disk in &disks {
+        std::fs::write(disk, vec![0xd5; 4 << 20]).unwrap();
+    }
+    let core = core();
+    let outcome = core.run_until({
+        let (core, disks) = (core.clone(), disks.clone());
+        async move {
+            let plan = DiskPlan { run: Duration::from_millis(20), scratch: ByteLen(4 << 20) };
+            measure_disks(&core, &disks, plan).await
+        }
+    });
+    core.drain();
+    assert_eq!(outcome.drives.iter().map(|d| measured(&d.figures)).collect::<Vec<_>>(), [6, 6]);
+    assert_eq!(measured(outcome.together.as_ref().unwrap()), 6);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "no scratch file is left");
+    assert!(disks.iter().all(|d| std::fs::read(d).unwrap().iter().all(|b| *b == 0xd5)));
+}
