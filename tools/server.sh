@@ -42,7 +42,7 @@ start_server() { # EXPORT: returns when that export answers
     fi
     "${command[@]}" </dev/null >>"$dir/server.log" 2>&1 &
     server=$!
-    for _ in $(seq 100); do
+    for _ in $(seq 300); do
         if timeout 5 nbdinfo --size "$(uri "$1")" &>/dev/null; then return; fi
         kill -0 "$server" 2>/dev/null || break
         sleep 0.1
@@ -52,8 +52,8 @@ start_server() { # EXPORT: returns when that export answers
     return 1
 }
 
-stop_server() { # SIGTERM; it must drain and end with status 0 within 20 s
-    local status=0 deadline=$((SECONDS + 20))
+stop_server() { # SIGTERM; it must drain and end with status 0 within 60 s
+    local status=0 deadline=$((SECONDS + 60))
     [ -n "$server" ] || return 0
     kill "$server"
     while kill -0 "$server" 2>/dev/null; do
