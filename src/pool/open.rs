@@ -46,6 +46,9 @@ pub struct OpenPlan {
     pub cache: ByteLen,
 }
 
+/// Commits of an opening before anything else is written: see `is_current`.
+const COMMITS_BEFORE_SERVING: usize = 3;
+
 /// A drive with one of our superblocks, opened exclusively.
 struct Candidate {
     disk: Disk,
@@ -254,15 +257,16 @@ fn judge(
     (changes, reasons)
 }
 
-/// Whether a member's log is the newest one, or lacks only what a crash cut off.
+/// Whether a member's log is the newest one, or lacks only what crashes cut off.
 ///
-/// Commits are made one at a time, so that a member in sync misses one at most of the same epoch. Of openings that
-/// were cut off, each made one commit; one that went on to serve made a second before anything was written, so
-/// that as many commits as epochs between two logs mean that nothing was written in between.
+/// Commits are made one at a time and wait for every vote, so that a member in sync misses at most the last one of
+/// its epoch; and the first one of every later opening that was cut off before it had reached all votes. An opening
+/// that went on to serve has made `COMMITS_BEFORE_SERVING` commits, so that its epoch cannot be taken for one that
+/// was cut off.
 fn is_current(newest: &Position, position: &Position) -> bool {
-    let epochs = newest.epoch - position.epoch;
+    let epochs = newest.epoch.saturating_sub(position.epoch);
     let commits = newest.sequence.saturating_sub(position.sequence);
-    if epochs == 0 { commits <= 1 } else { epochs == commits }
+    commits <= epochs + 1
 }
 
 fn reason(event: Event, before: MemberState, next: MemberState, flaw: Option<String>) -> String {
@@ -354,8 +358,9 @@ async fn run(
     clean: bool,
 ) -> Result<Pool, PoolError> {
     let mut lost = votes.begin_epoch(core, &state, changes).await?.lost;
-    // The second commit says that this opening went on to serve: see `is_current`.
-    lost.extend(votes.commit(core, &state, &[Change::Opened { forced: false }]).await?.lost);
+    for _ in 1..COMMITS_BEFORE_SERVING {
+        lost.extend(votes.commit(core, &state, &[Change::Opened { forced: false }]).await?.lost);
+    }
     let (sender, requests) = mailbox();
     let free =
         FreeExtents::of(&state).map_err(|_| PoolError::Invalid("two slots claim one extent".to_owned()))?;

@@ -396,6 +396,10 @@ impl Connection {
         let mut rest = bytes;
         while let Some((header, after)) = rest.split_first_chunk::<REPLY_LEN>() {
             let reply = Reply::parse(header).ok_or("what came is not a simple reply")?;
+            // The server's way to say goodbye: what is in flight is as if the connection had been lost.
+            if reply.error == ESHUTDOWN {
+                return Err("the server is shutting down".to_owned());
+            }
             let payload_len = self.payload_of(reply)?;
             let Some((payload, after)) = after.split_at_checked(payload_len) else { break };
             self.complete(reply, payload);
@@ -460,6 +464,9 @@ impl Connection {
         run.stats.borrow_mut().error(format!("{text}: error {error}"));
     }
 }
+
+/// NBD's number for it.
+const ESHUTDOWN: u32 = 108;
 
 fn key_of(cookie: u64) -> usize {
     usize::try_from(cookie & 0xffff_ffff).expect("masked")
