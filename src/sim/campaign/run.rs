@@ -228,7 +228,8 @@ impl Machine {
         self.verify_all(&life)?.ok_or_else(unordered)?;
         self.verify_all(&life)?.ok_or_else(unordered)?;
         let clean = self.close(life)?;
-        whole.iter().for_each(|(index, at, bytes)| self.disk(*index).poke(ByteOffset(*at), bytes));
+        // Backwards: a place that rotted twice gets its first bytes back last.
+        whole.iter().rev().for_each(|(index, at, bytes)| self.disk(*index).poke(ByteOffset(*at), bytes));
         self.step(format!("rot healed, closed {clean}"));
         let life = self.open()?;
         let life = self.inspect(life, false)?.ok_or_else(unordered)?;
