@@ -168,6 +168,7 @@ impl Stage {
         let ends = Ends {
             target: "the mirrored pool".to_owned(),
             drives: self.drives[..2].to_vec(),
+            network_lent: network.is_some(),
             network,
             volume: None,
             scratch: Some(Endpoint { address: address.clone(), export: SCRATCH.to_owned() }),
