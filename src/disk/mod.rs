@@ -50,7 +50,8 @@ impl Disk {
                 facts: opened.facts,
                 errors: ErrorCounts::default(),
                 in_flight: AtomicU32::new(0),
-                written: AtomicU64::new(0),
+                // Whoever had it before may have left something in its write cache: the first flush is not skipped.
+                written: AtomicU64::new(1),
                 flushed: AtomicU64::new(0),
                 flush_failed: AtomicBool::new(false),
                 flush_rounds: Rounds::default(),

@@ -100,10 +100,12 @@ fn is_dirty(pool: &Shared, copies: &Copies, region: RegionIndex) -> bool {
 }
 
 async fn flush_members(core: &Core, pool: &Shared) -> Result<(), PoolError> {
-    let disks = pool.members.values().filter(|m| m.is_in_sync());
-    for (id, disk) in disks.filter_map(|m| m.disk.as_ref().map(|disk| (m.id, disk))) {
-        if let Err(errno) = disk.flush(core).await {
-            give_up(pool, id, errno).await?;
+    for member in pool.members.values() {
+        let Some(disk) = &member.disk else { continue };
+        match disk.flush(core).await {
+            Err(errno) if member.is_in_sync() => give_up(pool, member.id, errno).await?,
+            // Of a drive out of sync only slots without another copy are used: those who write them hear of it.
+            Ok(()) | Err(_) => {}
         }
     }
     Ok(())

@@ -5,6 +5,7 @@ use super::report::{Failure, Oracle, Verdict};
 use super::workload::Field;
 use crate::base::prng::Prng;
 use crate::pool::create::witness_path;
+use crate::pool::quorum::{votes_of, witness_counts};
 use crate::pool::{self, CreatePlan, OpenPlan, Pool, PoolError, VolumePlan};
 use crate::reactor::Core;
 use crate::sim::{Crash, DiskHandle, Process, Stop, World};
@@ -93,6 +94,12 @@ impl Machine {
         (0..self.disks.len()).filter(|i| self.disk(*i).is_plugged()).count()
     }
 
+    /// Whether so many drives and the witness are a majority.
+    pub fn is_majority(&self, drives: usize) -> bool {
+        let witness = usize::from(witness_counts(self.disks.len()));
+        2 * (drives + witness) > votes_of(self.disks.len())
+    }
+
     /// Formats the drives; a crash on the way costs another attempt.
     pub fn create_pool(&mut self) -> Verdict {
         let plan = CreatePlan {
@@ -164,8 +171,8 @@ impl Machine {
             match attempt {
                 Attempt::Opened(life) => return Ok(*life),
                 Attempt::Refused(error) => {
-                    let (present, total) = (self.plugged() + 1, self.disks.len() + 1);
-                    let what = format!("{present} of {total} votes are there, but: {error}");
+                    let what =
+                        format!("{} of {} drives are there, but: {error}", self.plugged(), self.disks.len());
                     return Err(Failure::new(Oracle::Quorum, what));
                 }
                 Attempt::Crashed => {

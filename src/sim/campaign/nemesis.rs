@@ -123,7 +123,11 @@ impl Machine {
             if on.get() {
                 disk.unplug();
                 if let Some(back) = back {
-                    world.after(back, move |_| on.get().then(|| disk.plug()).unwrap_or_default());
+                    world.after(back, move |_| {
+                        if on.get() {
+                            disk.plug();
+                        }
+                    });
                 }
             }
         });
@@ -187,12 +191,13 @@ impl Machine {
                 self.disk(index).plug();
             }
         }
-        if self.plan.has(Fault::Unplug) && self.prng.chance(150) {
-            if let Some(index) = self.expendable().filter(|i| self.disk(*i).is_plugged()) {
-                self.touch(index);
-                self.step(format!("drive {index} is absent"));
-                self.disk(index).unplug();
-            }
+        if self.plan.has(Fault::Unplug)
+            && self.prng.chance(150)
+            && let Some(index) = self.expendable().filter(|i| self.disk(*i).is_plugged())
+        {
+            self.touch(index);
+            self.step(format!("drive {index} is absent"));
+            self.disk(index).unplug();
         }
         let away = self.plugged() < self.disks.len();
         let single = self.plan.volumes.iter().zip(&self.field.may_fail).filter(|(v, _)| v.copies == 1);

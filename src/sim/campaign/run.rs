@@ -4,7 +4,7 @@ use super::life::{LIMIT, Life, Machine};
 use super::nemesis::mirrored_copies;
 use super::oracles::check_extents;
 use super::plan::{Fault, Options, pick, plan};
-use super::report::{Counts, Failure, Oracle, Report, Verdict};
+use super::report::{Failure, Oracle, Report, Verdict};
 use super::workload::client;
 use crate::base::units::ByteOffset;
 use crate::pool::scrub::ScrubFacts;
@@ -19,7 +19,7 @@ pub fn run(seed: u64, options: &Options) -> Report {
     machine.describe(seed);
     let ended = catch_unwind(AssertUnwindSafe(|| machine.play()));
     let verdict = ended.unwrap_or_else(|panic| Err(Failure::new(Oracle::Panic, words_of(panic.as_ref()))));
-    let counts = Counts { crashes: machine.world.crashes(), ..*machine.field.counts.borrow() };
+    let counts = *machine.field.counts.borrow();
     let report = Report {
         seed,
         digest: machine.world.digest(),
@@ -167,6 +167,7 @@ impl Machine {
 
     /// Ends a life that crashed and begins another.
     fn recover(&mut self, life: Life) -> Verdict<Life> {
+        self.field.counts.borrow_mut().crashes += 1;
         self.end(life)?;
         (0..self.plan.volumes.len()).for_each(|v| self.field.model.borrow_mut().crash(v));
         self.reopen()
