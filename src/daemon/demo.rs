@@ -174,7 +174,6 @@ impl Stage {
             scratch: Some(Endpoint { address: address.clone(), export: SCRATCH.to_owned() }),
             copies: 2,
             server: Server { pid: self.daemon.as_ref().map(Child::id) },
-            ..Ends::default()
         };
         let plan = Plan { region: ByteLen(64 << 20), ..Plan::in_all(BENCH_TIME, &ends) };
         let measured = core.clone();

@@ -5,7 +5,6 @@ use super::report::{Failure, Oracle, Verdict};
 use super::workload::Field;
 use crate::base::prng::Prng;
 use crate::pool::create::witness_path;
-use crate::pool::quorum::{votes_of, witness_counts};
 use crate::pool::{self, CreatePlan, OpenPlan, Pool, PoolError, VolumePlan};
 use crate::reactor::Core;
 use crate::sim::{Crash, DiskHandle, Process, Stop, World};
@@ -92,12 +91,6 @@ impl Machine {
 
     pub fn plugged(&self) -> usize {
         (0..self.disks.len()).filter(|i| self.disk(*i).is_plugged()).count()
-    }
-
-    /// Whether so many drives and the witness are a majority.
-    pub fn is_majority(&self, drives: usize) -> bool {
-        let witness = usize::from(witness_counts(self.disks.len()));
-        2 * (drives + witness) > votes_of(self.disks.len())
     }
 
     /// Formats the drives; a crash on the way costs another attempt.
