@@ -210,8 +210,9 @@ async fn start(
             .map_err(|_| PoolError::Invalid("contradiction".to_owned()))?;
     }
     let members = build_members(core, &state, candidates, &reasons).await?;
-    let votes = build_votes(&members, witness.map(|(disk, _)| disk), &logs, position, forced);
+    let mut votes = build_votes(&members, witness.map(|(disk, _)| disk), &logs, position, forced);
     let witness = witness_of(&votes);
+    votes.catch_up(core, &old, &behind(position, &logs)).await;
     let opened = run(core, plan, state, members.clone(), votes, &changes, old.clean).await;
     if opened.is_err() {
         for disk in members.values().filter_map(|m| m.disk.as_ref()).chain(witness.as_deref()) {
@@ -267,6 +268,13 @@ fn is_current(newest: &Position, position: &Position) -> bool {
     let epochs = newest.epoch.saturating_sub(position.epoch);
     let commits = newest.sequence.saturating_sub(position.sequence);
     commits <= epochs + 1
+}
+
+/// The votes that lack the newest commit and may be given it. An old image may not: with the newest log it would
+/// pass for a member that missed nothing, if the opening were cut off before its state is committed.
+fn behind(newest: Position, logs: &[(Voter, Replayed)]) -> Vec<Voter> {
+    let lacks = |log: &Replayed| log.position != newest && is_current(&newest, &log.position);
+    logs.iter().filter(|(_, log)| lacks(log)).map(|(voter, _)| *voter).collect()
 }
 
 fn reason(event: Event, before: MemberState, next: MemberState, flaw: Option<String>) -> String {
@@ -345,7 +353,7 @@ fn build_votes(
         .map(|m| vote(Voter::Member(m.id), Place::Member(m.clone()), m.log_area()))
         .collect();
     votes.extend(witness.map(|disk| vote(Voter::Witness, Place::Witness(Arc::new(disk)), WITNESS_AREA)));
-    Votes { votes, position, members: members.len(), frozen: false, forced }
+    Votes { votes, position, members: members.len(), frozen: false, forced, failed: Vec::new() }
 }
 
 async fn run(

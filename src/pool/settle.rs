@@ -11,7 +11,7 @@ use super::fragment_read::index;
 use super::load::{owner, stored_by_copy};
 use super::redundancy::mirror::{Copies, Copy};
 use super::region::{Load, Placement, Region};
-use super::region_block::RegionBlock;
+use super::region_block::{Owner, RegionBlock};
 use super::shared::Shared;
 use super::volume::PoolVolume;
 use crate::base::bitmap::Bitmap;
@@ -128,6 +128,7 @@ async fn settle_region(core: &Core, dirty: &Dirty) -> Result<(), PoolError> {
         .iter()
         .position(|s| s.as_ref().and_then(Option::as_ref).is_some_and(|b| b.version == block.version))
         .expect("the newest block came from some copy");
+    bring_up(core, dirty, &stored, &block).await?;
     let order = source_first(volume, placement, source);
     for first in (0..volume.pool.region_blocks()).step_by(index(STEP)) {
         let blocks = first..(first + STEP).min(volume.pool.region_blocks());
@@ -244,15 +245,44 @@ async fn save(core: &Core, dirty: &Dirty, order: &[Copy], block: &RegionBlock) -
     // The blocks they describe are durable first: a written mark never leads the data.
     flush_members(core, &dirty.volume.pool).await?;
     for copy in order {
-        let member = dirty.volume.pool.member(copy.member);
-        let Some(disk) = member.usable(dirty.placement.copies.len()) else { continue };
-        let at = member.layout.region_block(copy.extent, dirty.region.key.region, block.version);
-        let bytes = core.buffers().copy_of(&block.emit(&owner, at)).freeze();
-        if let Err(errno) = disk.write(core, at, bytes, false).await {
-            give_up(&dirty.volume.pool, copy.member, errno).await?;
+        save_copy(core, dirty, *copy, &owner, block, false).await?;
+    }
+    Ok(())
+}
+
+/// Gives copies whose region block is older the newest one, durable. The two places of a region block are used in
+/// turn: the save that follows would go to the place where such a copy has its only good one.
+async fn bring_up(
+    core: &Core,
+    dirty: &Dirty,
+    stored: &[Option<Option<RegionBlock>>],
+    newest: &RegionBlock,
+) -> Result<(), PoolError> {
+    let owner = owner(&dirty.volume, &dirty.region, &dirty.placement);
+    for (copy, found) in dirty.placement.copies.iter().zip(stored) {
+        if !matches!(found, Some(Some(block)) if block.version == newest.version) {
+            save_copy(core, dirty, *copy, &owner, newest, true).await?;
         }
     }
     Ok(())
+}
+
+async fn save_copy(
+    core: &Core,
+    dirty: &Dirty,
+    copy: Copy,
+    owner: &Owner,
+    block: &RegionBlock,
+    durable: bool,
+) -> Result<(), PoolError> {
+    let member = dirty.volume.pool.member(copy.member);
+    let Some(disk) = member.usable(dirty.placement.copies.len()) else { return Ok(()) };
+    let at = member.layout.region_block(copy.extent, dirty.region.key.region, block.version);
+    let bytes = core.buffers().copy_of(&block.emit(owner, at)).freeze();
+    match disk.write(core, at, bytes, durable).await {
+        Ok(()) => Ok(()),
+        Err(errno) => give_up(&dirty.volume.pool, copy.member, errno).await,
+    }
 }
 
 /// A member that cannot be written is declared out of sync, as it would be while serving.

@@ -54,6 +54,8 @@ pub struct Votes {
     pub frozen: bool,
     /// Opened without a majority, by order: the votes present are enough.
     pub forced: bool,
+    /// Votes that failed and that no commit has reported yet.
+    pub failed: Vec<(Voter, Errno)>,
 }
 
 /// What became of a commit.
@@ -67,6 +69,29 @@ impl Votes {
     pub fn tally(&self) -> Tally {
         let counts = |v: &&Vote| v.alive && (v.voter != Voter::Witness || witness_counts(self.members));
         Tally { present: self.votes.iter().filter(counts).count(), total: votes_of(self.members) }
+    }
+
+    /// Brings votes that lack the newest commit up to it, before another one is made: otherwise an opening that is
+    /// cut off after a crash within a commit would leave members in sync that lack two. `state` is the one at the
+    /// present position.
+    pub async fn catch_up(&mut self, core: &Core, state: &State, behind: &[Voter]) {
+        let body = emit_state(state);
+        let len = body.len() as u64; // widening
+        for at in 0..self.votes.len() {
+            let vote = &self.votes[at];
+            let Some(disk) = vote.place.disk().filter(|_| behind.contains(&vote.voter)) else { continue };
+            let cursor = Cursor { generation: vote.generation + 1, offset: ByteLen(0) };
+            let header = self.header(Kind::Checkpoint, cursor.generation, self.position.link, len);
+            let ended = append(core, disk, vote.area, cursor, &header, &body).await;
+            let vote = &mut self.votes[at];
+            match ended {
+                Ok(cursor) => vote.cursor = Some(cursor),
+                Err(errno) => {
+                    vote.alive = false;
+                    self.failed.push((vote.voter, errno));
+                }
+            }
+        }
     }
 
     /// Starts a new epoch: every vote gets a checkpoint of the state after these changes.
@@ -159,7 +184,7 @@ impl Votes {
     }
 
     fn count(&mut self, ended: Vec<Option<Result<Cursor, Errno>>>) -> Result<Committed, PoolError> {
-        let mut lost = Vec::new();
+        let mut lost = std::mem::take(&mut self.failed);
         for (vote, end) in self.votes.iter_mut().zip(ended) {
             match end {
                 Some(Ok(cursor)) => vote.cursor = Some(cursor),

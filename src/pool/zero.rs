@@ -5,7 +5,7 @@ use super::fragment_write::{begin, write};
 use super::load::{ensure_loaded, ensure_placed, is_allocated};
 use super::planted::{Planted, is_planted};
 use super::redundancy::stripe::Fragment;
-use super::region::{Hold, Load};
+use super::region::{Hold, Load, Placement};
 use super::volume::PoolVolume;
 use crate::base::limits::BLOCK;
 use crate::base::units::{ByteLen, ByteOffset, RegionIndex, SlotIndex, Span, round_down, round_up};
@@ -150,10 +150,15 @@ impl PoolVolume {
         if !holds.iter().all(empty) || !is_allocated(self, slot) {
             return Ok(());
         }
+        let mut placements = Vec::new();
         for hold in &holds {
-            wait_for_saves(hold).await;
+            placements.push(take_placement(hold).await);
         }
-        self.pool.free(self.id, slot).await?;
+        let freed = self.pool.free(self.id, slot).await;
+        if freed.is_err() {
+            holds.iter().zip(placements).for_each(|(h, p)| h.region().state().placement = p);
+            return freed;
+        }
         for hold in &holds {
             let marked = matches!(hold.region().state().mark, super::region::Mark::Durable { .. });
             if !is_planted(&self.pool, Planted::KeepFreedRegion) {
@@ -227,11 +232,15 @@ impl PoolVolume {
     }
 }
 
-async fn wait_for_saves(hold: &Hold) {
+/// Waits for saves under way and lets none begin: once the slot is freed, another may lie where they would write.
+async fn take_placement(hold: &Hold) -> Option<Placement> {
     loop {
         let ticket = hold.region().changed.ticket();
-        if hold.region().state().saving == 0 {
-            return;
+        {
+            let mut state = hold.region().state();
+            if state.saving == 0 {
+                return state.placement.take();
+            }
         }
         ticket.await;
     }
