@@ -1,7 +1,7 @@
 //! Who executes a request: the daemon if there is one, this process otherwise.
 //!
-//! A socket that does not exist or refuses means that no daemon runs, unless the state folder is held by a
-//! process: then asking it is impossible and working without it would be wrong, so the command ends (exit 4).
+//! A socket that does not exist or refuses means that no daemon runs, unless a process holds the state folder. One
+//! that does not listen soon cannot be asked, and working beside it would be wrong: the command ends (exit 4).
 //! A change is sent only after the daemon has answered something, so that "no answer" means "nothing was done".
 
 use super::args::Globals;
@@ -21,6 +21,9 @@ const CHANGE_LIMIT: Duration = Duration::from_secs(120);
 
 /// How long to wait for another command that works with the same state folder.
 const TURN_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long to wait for a daemon that holds the state folder and does not listen yet: it is starting.
+const START_LIMIT: Duration = Duration::from_secs(5);
 
 /// One command's way to whoever executes requests.
 pub struct Session {
@@ -53,21 +56,19 @@ impl Session {
 
     /// A connection to the daemon; None if none runs and this process may do the work.
     pub fn daemon(&self) -> Result<Option<Client>, Ended> {
-        let until = Instant::now() + TURN_LIMIT;
+        let began = Instant::now();
         loop {
             match Client::connect(&self.globals.control) {
                 Ok(client) => return Ok(Some(client)),
                 Err(ClientError::NoDaemon) => {}
                 Err(error) => return Err(self.unreachable(&error.to_string())),
             }
-            match presence::holder(&self.globals.state) {
-                None => return Ok(None),
-                // Another command has its turn; it ends soon.
-                Some(holder) if holder.starts_with("command") && Instant::now() < until => {
-                    std::thread::sleep(Duration::from_millis(50));
-                }
-                Some(holder) => return Err(self.deaf(&holder)),
+            let Some(holder) = presence::holder(&self.globals.state) else { return Ok(None) };
+            let limit = if holder.starts_with("command") { TURN_LIMIT } else { START_LIMIT };
+            if began.elapsed() >= limit {
+                return Err(self.deaf(&holder));
             }
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 

@@ -173,12 +173,13 @@ fn heal_line(pool: &PoolReport) -> String {
         bytes(pool.heal_needed_bytes),
         bytes(largest)
     );
+    let present = pool.drives.iter().filter(|d| d.state == DriveState::Active).count();
+    if present <= usize::from(pool.copies) {
+        return line("heal", "after losing a drive there is nowhere to rebuild to, until it is replaced");
+    }
     match (pool.heal_possible, free(pool).checked_sub(pool.heal_needed_bytes)) {
         (true, Some(spare)) => line("heal", &format!("{keep}: ok, {} to spare", bytes(spare))),
         (true, None) => line("heal", &format!("{keep}: ok")),
-        (false, _) if pool.drives.len() <= usize::from(pool.copies) => {
-            line("heal", "after losing a drive there is nowhere to rebuild to, until it is replaced")
-        }
         (false, _) => line("heal", &format!("{keep}: too little is free")),
     }
 }

@@ -7,8 +7,13 @@ use super::api::Failure;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
+use std::time::Duration;
 
 const LOCK_FILE: &str = "drystone.lock";
+
+/// Looking whether somebody holds the lock holds it for a moment; a quarter of a second outlasts that.
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(25);
 
 /// What a process that holds the lock is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,15 +48,27 @@ impl StateLock {
         let path = state.join(LOCK_FILE);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let mut file = file.map_err(|e| unusable(state, &e))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(in_use(state, &read_text(&mut file))),
-            Err(TryLockError::Error(e)) => return Err(unusable(state, &e)),
-        }
+        lock_soon(state, &mut file)?;
         let text = format!("{} {}\n", role.word(), std::process::id());
         let written = file.set_len(0).and_then(|()| file.write_all(text.as_bytes()));
         written.map_err(|e| unusable(state, &e))?;
         Ok(StateLock { _file: file })
+    }
+}
+
+/// Locks at once, or as soon as somebody who only looked (`holder`) has let go.
+fn lock_soon(state: &Path, file: &mut File) -> Result<(), Failure> {
+    let mut tries = 0;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if tries < LOCK_TRIES => {
+                tries += 1;
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            Err(TryLockError::WouldBlock) => return Err(in_use(state, &read_text(file))),
+            Err(TryLockError::Error(e)) => return Err(unusable(state, &e)),
+        }
     }
 }
 
@@ -101,6 +118,20 @@ mod tests {
         drop(lock);
         assert_eq!(holder(&state), None);
         StateLock::take(&state, Role::Command).unwrap();
+    }
+
+    #[test]
+    fn somebody_who_only_looks_keeps_nobody_out() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(StateLock::take(folder.path(), Role::Command).unwrap());
+        let looking = File::open(folder.path().join(LOCK_FILE)).unwrap();
+        looking.try_lock_shared().unwrap();
+        let looker = std::thread::spawn(move || {
+            std::thread::sleep(LOCK_PAUSE);
+            drop(looking);
+        });
+        assert!(StateLock::take(folder.path(), Role::Daemon).is_ok());
+        looker.join().unwrap();
     }
 
     #[test]

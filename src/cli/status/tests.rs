@@ -123,7 +123,7 @@ fn degraded_pool_that_is_being_rebuilt() {
 tank      AT RISK   69.7 GB have one copy for 20 min more
 why       ata-ST500DM002_Z3T0A1A is missing: 3 write timeouts, then gone from the bus
 space     540.0 GB usable = 310.0 GB in 1 volume + 230.0 GB free
-heal      keep 200.0 GB free to rebuild after losing the largest drive (500.0 GB): ok, 30.0 GB to spare
+heal      after losing a drive there is nowhere to rebuild to, until it is replaced
 rebuild   [########............]  42 %   50.5 GB of 120.2 GB   60.0 MB/s   20 min left
 
 IF THIS DIES              COPIES THERE   YOU LOSE   LEFT ON ONE COPY   STATE     ERRORS r/w/sum
@@ -165,7 +165,7 @@ fn one_copy_as_asked_for_says_what_that_means() {
 fn a_new_pool_says_what_is_next_and_two_drives_cannot_heal() {
     let mut pool = healthy();
     pool.drives.truncate(2);
-    (pool.volumes, pool.allocated_bytes, pool.heal_possible) = (vec![], 0, false);
+    (pool.volumes, pool.allocated_bytes, pool.heal_possible) = (vec![], 0, true);
     let text = screen(&StatusReport { pools: vec![pool], listening: vec![] }, PLAIN);
     assert!(text.contains("SAFE      nothing is stored yet; every block will have 2 copies\n"), "{text}");
     assert!(text.contains("heal      after losing a drive there is nowhere to rebuild to"), "{text}");
