@@ -97,7 +97,7 @@ fn payload(core: &Core, span: Span, byte: u8) -> Payload {
 
 async fn put(handle: &Handle, at: u64, len: u64, byte: u8) -> Result<(), Status> {
     let span = Span::at(at, len);
-    handle.write(span, payload(handle.core(), span, byte), WriteFlags::default()).await
+    handle.write(span, &payload(handle.core(), span, byte), WriteFlags::default()).await
 }
 
 async fn get(handle: &Handle, at: u64, len: u64) -> Vec<u8> {

@@ -1,15 +1,18 @@
-//! A fixed-size set of small numbers, kept as 64-bit words.
+//! A fixed-size set of small numbers, kept as 64-bit words; up to 512 of them without an allocation.
+
+use smallvec::{SmallVec, smallvec};
+use std::ops::Range;
 
 /// A bitmap of a fixed number of bits.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Bitmap {
-    words: Vec<u64>,
+    words: SmallVec<[u64; 8]>,
     bits: usize,
 }
 
 impl Bitmap {
     pub fn new(bits: usize) -> Bitmap {
-        Bitmap { words: vec![0; bits.div_ceil(64)], bits }
+        Bitmap { words: smallvec![0; bits.div_ceil(64)], bits }
     }
 
     pub fn len(&self) -> usize {
@@ -35,20 +38,38 @@ impl Bitmap {
     }
 
     /// Sets a range of bits and says whether that changed any.
-    pub fn set_range(&mut self, range: std::ops::Range<usize>, value: bool) -> bool {
-        range.fold(false, |changed, bit| self.set(bit, value) | changed)
+    pub fn set_range(&mut self, range: Range<usize>, value: bool) -> bool {
+        let mut changed = false;
+        for (word, mask) in self.masks(range) {
+            let is = &mut self.words[word];
+            let becomes = if value { *is | mask } else { *is & !mask };
+            changed |= *is != becomes;
+            *is = becomes;
+        }
+        changed
     }
 
     pub fn count(&self) -> usize {
         self.words.iter().map(|w| usize::try_from(w.count_ones()).expect("64 at most")).sum()
     }
 
-    pub fn all(&self, mut range: std::ops::Range<usize>) -> bool {
-        range.all(|bit| self.get(bit))
+    pub fn all(&self, range: Range<usize>) -> bool {
+        self.masks(range).all(|(word, mask)| self.words[word] & mask == mask)
     }
 
-    pub fn any(&self, mut range: std::ops::Range<usize>) -> bool {
-        range.any(|bit| self.get(bit))
+    pub fn any(&self, range: Range<usize>) -> bool {
+        self.masks(range).any(|(word, mask)| self.words[word] & mask != 0)
+    }
+
+    /// The words that a range touches, each with the bits of it that belong to the range.
+    fn masks(&self, range: Range<usize>) -> impl Iterator<Item = (usize, u64)> + use<> {
+        assert!(range.is_empty() || range.end <= self.bits, "bits {range:?} of {}", self.bits);
+        let words = if range.is_empty() { 0..0 } else { range.start / 64..range.end.div_ceil(64) };
+        words.map(move |word| {
+            let from = range.start.saturating_sub(word * 64);
+            let to = (range.end - word * 64).min(64);
+            (word, (u64::MAX << from) & (u64::MAX >> (64 - to)))
+        })
     }
 
     /// The bits that are set, ascending.
@@ -70,7 +91,7 @@ impl Bitmap {
     /// # Panics
     /// If there are fewer words than the bits need.
     pub fn from_words(bits: usize, words: &[u64]) -> Bitmap {
-        let mut map = Bitmap { words: words[..bits.div_ceil(64)].to_vec(), bits };
+        let mut map = Bitmap { words: SmallVec::from_slice(&words[..bits.div_ceil(64)]), bits };
         if !bits.is_multiple_of(64) {
             let last = map.words.len() - 1;
             map.words[last] &= (1 << (bits % 64)) - 1;
@@ -91,6 +112,24 @@ mod tests {
         assert_eq!(map.count(), 68);
         assert!(map.all(3..70) && !map.any(70..129));
         assert_eq!(map.iter().next(), Some(3));
+    }
+
+    #[test]
+    fn ranges_are_the_same_as_bit_by_bit() {
+        for start in [0, 1, 63, 64, 65, 127, 128, 199] {
+            for end in [0, 1, 63, 64, 65, 128, 129, 200] {
+                let mut fast = Bitmap::new(200);
+                let mut slow = Bitmap::new(200);
+                let changed = (start..end).fold(false, |changed, bit| slow.set(bit, true) | changed);
+                assert_eq!(fast.set_range(start..end, true), changed, "{start}..{end}");
+                assert_eq!(fast, slow, "{start}..{end}");
+                assert!(fast.all(start..end) && fast.any(start..end) == (start < end));
+                assert!(start == 0 || !fast.any(0..start));
+                fast.set_range(0..200, true);
+                fast.set_range(start..end, false);
+                assert_eq!(fast.count(), 200 - end.saturating_sub(start));
+            }
+        }
     }
 
     #[test]

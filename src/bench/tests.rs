@@ -35,7 +35,7 @@ async fn serve(core: &Core) -> (Arc<Volume>, Address, Target) {
         let mut buf = core.buffers().take(1 << 20);
         buf.as_mut_slice().fill(0xd5);
         let span = Span::at(block << 20, 1 << 20);
-        volume.handle(core).write(span, Payload::one(buf.freeze()), WriteFlags::default()).await.unwrap();
+        volume.handle(core).write(span, &Payload::one(buf.freeze()), WriteFlags::default()).await.unwrap();
     }
     let (target, desks) = Target::new(catalog, TargetConfig::default(), 1);
     for desk in desks {

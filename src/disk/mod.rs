@@ -100,7 +100,7 @@ impl Disk {
         durable: bool,
     ) -> Result<(), Errno> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let result = self.finish(core, Op::Write { file: self.file, offset, from, durable }).await;
+        let result = finished(core.op(Op::Write { file: self.file, offset, from, durable }).await);
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         // A durable write needs no flush; any other is covered by the next one that starts from here on.
         if !durable {
@@ -128,7 +128,7 @@ impl Disk {
 
     async fn flush_now(&self, core: &Core) -> bool {
         let covers = self.written.load(Ordering::Acquire);
-        match self.finish(core, Op::Flush { file: self.file }).await {
+        match finished(core.op(Op::Flush { file: self.file }).await) {
             Ok(()) => {
                 self.flushed.fetch_max(covers, Ordering::AcqRel);
                 !self.flush_failed.load(Ordering::Acquire)
@@ -144,7 +144,7 @@ impl Disk {
     /// Gives space back to the device. Advisory: an error changes nothing that anybody relies on.
     pub async fn discard(&self, core: &Core, span: Span) {
         if self.facts.discards {
-            let _ = self.finish(core, Op::Discard { file: self.file, span }).await;
+            let _ = finished(core.op(Op::Discard { file: self.file, span }).await);
         }
     }
 
@@ -159,13 +159,13 @@ impl Disk {
     /// Closes the disk and gives up its exclusive hold.
     pub async fn close(&self, core: &Core) {
         // The descriptor is gone whatever close says, and everything that matters was flushed before.
-        let _ = self.finish(core, Op::Close { file: self.file }).await;
+        let _ = finished(core.op(Op::Close { file: self.file }).await);
     }
+}
 
-    async fn finish(&self, core: &Core, op: Op) -> Result<(), Errno> {
-        match core.op(op).await {
-            Done::Finished(result) => result,
-            _ => unreachable!("this operation ends with Finished"),
-        }
+fn finished(done: Done) -> Result<(), Errno> {
+    match done {
+        Done::Finished(result) => result,
+        _ => unreachable!("this operation ends with Finished"),
     }
 }

@@ -200,6 +200,11 @@ pub trait Driver {
     /// Wall-clock time, nanoseconds since 1970 (UTC), for records that people read; never for decisions.
     fn wall_ns(&self) -> u64;
 
+    /// Carries out what takes no waiting, here and now; gives anything else back, to be submitted.
+    fn try_now(&mut self, op: Op) -> Result<Done, Op> {
+        Err(op)
+    }
+
     /// Takes an operation; it may start at once or at the next `reap` or `park`.
     fn submit(&mut self, token: Token, op: Op);
 

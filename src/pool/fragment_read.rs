@@ -13,6 +13,7 @@ use crate::base::units::ByteLen;
 use crate::block::Status;
 use crate::io::buf::{Buf, BufMut};
 use crate::reactor::Core;
+use smallvec::SmallVec;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
@@ -60,9 +61,16 @@ pub async fn read_blocks(
 struct Wanted {
     placement: Placement,
     blocks: Range<u32>,
-    /// One bit for each of the blocks.
-    written: Bitmap,
-    sums: Option<Vec<u32>>,
+    /// One bit for each of the blocks, set where it was never written. None if all were.
+    gaps: Option<Box<Bitmap>>,
+    sums: Option<SmallVec<[u32; 8]>>,
+}
+
+impl Wanted {
+    /// Whether the block at this place of the range was ever written.
+    fn is_written(&self, at: usize) -> bool {
+        self.gaps.as_ref().is_none_or(|gaps| !gaps.get(at))
+    }
 }
 
 fn plan(hold: &Hold, blocks: &Range<u32>) -> Option<Wanted> {
@@ -72,12 +80,15 @@ fn plan(hold: &Hold, blocks: &Range<u32>) -> Option<Wanted> {
         return None;
     }
     let placement = state.placement.clone().expect("written blocks lie somewhere");
-    let mut written = Bitmap::new(range.len());
-    range.clone().enumerate().for_each(|(at, block)| {
-        written.set(at, state.written.get(block));
+    let gaps = (!state.written.all(range.clone())).then(|| {
+        let mut gaps = Bitmap::new(range.len());
+        range.clone().enumerate().for_each(|(at, block)| {
+            gaps.set(at, !state.written.get(block));
+        });
+        Box::new(gaps)
     });
-    let sums = state.sums.as_ref().map(|sums| sums[range].to_vec());
-    Some(Wanted { placement, blocks: blocks.clone(), written, sums })
+    let sums = state.sums.as_ref().map(|sums| SmallVec::from_slice(&sums[range]));
+    Some(Wanted { placement, blocks: blocks.clone(), gaps, sums })
 }
 
 async fn read_copy(
@@ -108,7 +119,7 @@ fn first_mismatch(volume: &PoolVolume, hold: &Hold, wanted: &Wanted, buf: &BufMu
     let sums = wanted.sums.as_ref()?;
     let blocks = buf.as_slice().chunks_exact(BLOCK_LEN).zip(wanted.blocks.clone()).enumerate();
     blocks
-        .filter(|(at, _)| wanted.written.get(*at))
+        .filter(|(at, _)| wanted.is_written(*at))
         .find(|(at, (bytes, block))| {
             let seed = volume.block_seed(hold.region().key, wanted.placement.stamp, *block);
             block_sum(seed, bytes) != sums[*at]
@@ -117,10 +128,8 @@ fn first_mismatch(volume: &PoolVolume, hold: &Hold, wanted: &Wanted, buf: &BufMu
 }
 
 fn zero_unwritten(wanted: &Wanted, buf: &mut BufMut) {
-    for (at, bytes) in buf.as_mut_slice().chunks_exact_mut(BLOCK_LEN).enumerate() {
-        if !wanted.written.get(at) {
-            bytes.fill(0);
-        }
+    for at in wanted.gaps.iter().flat_map(|gaps| gaps.iter()) {
+        buf.as_mut_slice()[at * BLOCK_LEN..][..BLOCK_LEN].fill(0);
     }
 }
 

@@ -45,14 +45,19 @@ pub async fn write(
     let hold = region.hold(blocks.clone(), !is_planted(&volume.pool, Planted::ShareWrites)).await;
     ensure_loaded(volume, core, &hold).await?;
     let placement = ensure_placed(volume, &hold).await?;
-    let data = whole_blocks(volume, core, &hold, &blocks, within, data).await?;
+    let data = if is_direct(&data, within) {
+        data
+    } else {
+        Box::pin(whole_blocks(volume, core, &hold, &blocks, within, data)).await?
+    };
     let sums = checksums(volume, &hold, &placement, &blocks, &data);
     begin(volume, core, &hold, &placement).await?;
-    let written = write_copies(volume, core, &hold, &placement, &blocks, data, fua).await;
+    let written = write_copies(volume, core, &hold, &placement, &blocks, &data, fua).await;
     settle(volume, core, &hold, &blocks, sums, written)
 }
 
-/// The data as whole blocks, aligned in memory: what is there already where a block is written in part.
+/// A copy of the data as whole blocks, aligned in memory, with what is there already where a block is written in
+/// part.
 async fn whole_blocks(
     volume: &PoolVolume,
     core: &Core,
@@ -61,9 +66,6 @@ async fn whole_blocks(
     within: ByteLen,
     data: Buf,
 ) -> Result<Buf, Status> {
-    if is_direct(&data, within) {
-        return Ok(data);
-    }
     let start = within.as_usize() - block_start(blocks.start);
     let end = start + data.len();
     let mut whole = core.buffers().take(blocks.len() * BLOCK_LEN);
@@ -102,7 +104,7 @@ fn checksums(
     placement: &Placement,
     blocks: &Range<u32>,
     data: &Buf,
-) -> Option<SmallVec<[u32; 32]>> {
+) -> Option<SmallVec<[u32; 8]>> {
     volume.checksums.then(|| {
         let key = hold.region().key;
         let each = data.as_slice().chunks_exact(BLOCK_LEN).zip(blocks.clone());
@@ -117,11 +119,28 @@ pub async fn begin(
     hold: &Hold,
     placement: &Placement,
 ) -> Result<(), Status> {
-    let region = hold.region();
     if !volume.needs_marks() || is_planted(&volume.pool, Planted::SkipDirtyMark) {
-        region.state().writing += 1;
+        hold.region().state().writing += 1;
         return Ok(());
     }
+    let full = volume.pool.dirty_regions.load(Ordering::Relaxed) >= DIRTY_REGIONS_MAX;
+    if !full && count_in(volume, hold) {
+        return Ok(());
+    }
+    Box::pin(mark(volume, core, hold, placement)).await
+}
+
+/// Counts a write in if the region's dirty bit is durable under the present membership.
+fn count_in(volume: &PoolVolume, hold: &Hold) -> bool {
+    let membership = volume.pool.membership();
+    let mut state = hold.region().state();
+    let marked = state.mark == Mark::Durable { membership };
+    state.writing += u32::from(marked);
+    marked
+}
+
+async fn mark(volume: &PoolVolume, core: &Core, hold: &Hold, placement: &Placement) -> Result<(), Status> {
+    let region = hold.region();
     loop {
         wait_for_room(volume).await;
         let ticket = region.changed.ticket();
@@ -194,27 +213,44 @@ async fn write_copies(
     hold: &Hold,
     placement: &Placement,
     blocks: &Range<u32>,
-    data: Buf,
+    data: &Buf,
     fua: bool,
 ) -> Result<(), Status> {
     let copies = placement.copies.len();
     let within = ByteLen(u64::from(blocks.start) * BLOCK);
     let offset = volume.offset_in_extent(hold.region().key.region, within);
+    let durable = fua && !is_planted(&volume.pool, Planted::IgnoreFua);
+    let usable = |copy: &Copy| volume.pool.member(copy.member).usable(copies);
+    let place = |copy: &Copy| volume.pool.member(copy.member).layout.data(copy.extent, offset);
+    if let [only] = &placement.copies[..] {
+        let disk = usable(only).ok_or(Status::Io)?;
+        return disk.write(core, place(only), data.clone(), durable).await.map_err(|_| Status::Io);
+    }
     let write_one = async |copy: &Copy| {
-        let member = volume.pool.member(copy.member);
-        let disk = member.usable(copies)?;
-        let at = member.layout.data(copy.extent, offset);
-        let durable = fua && !is_planted(&volume.pool, Planted::IgnoreFua);
-        Some((*copy, disk.write(core, at, data.clone(), durable).await))
+        Some((*copy, usable(copy)?.write(core, place(copy), data.clone(), durable).await))
     };
-    let ended: SmallVec<[(Copy, Result<(), Errno>); 3]> = match &placement.copies[..] {
-        [only] => write_one(only).await.into_iter().collect(),
-        all if is_planted(&volume.pool, Planted::AckAtFirstCopy) => first_of(all.iter().map(write_one)).await,
-        all => join_all(all.iter().map(write_one)).await.into_iter().flatten().collect(),
+    let writes = placement.copies.iter().map(write_one);
+    let ended = if is_planted(&volume.pool, Planted::AckAtFirstCopy) {
+        Box::pin(first_of(writes)).await
+    } else {
+        Box::pin(join_all(writes)).await.into_iter().flatten().collect()
     };
+    conclude(volume, placement, ended).await
+}
+
+/// Gives up the copies that failed. Ok if one that counts as in sync afterwards holds the data.
+async fn conclude(
+    volume: &PoolVolume,
+    placement: &Placement,
+    ended: SmallVec<[(Copy, Result<(), Errno>); 3]>,
+) -> Result<(), Status> {
+    let copies = placement.copies.len();
     let holds: SmallVec<[Copy; 3]> = ended.iter().filter(|(_, r)| r.is_ok()).map(|(c, _)| *c).collect();
-    let failed = ended.into_iter().filter_map(|(copy, r)| r.err().map(|errno| (copy, errno))).collect();
-    give_up(volume, placement, failed, |copy| holds.contains(copy)).await?;
+    let failed: Vec<_> =
+        ended.into_iter().filter_map(|(copy, r)| r.err().map(|errno| (copy, errno))).collect();
+    if !failed.is_empty() {
+        Box::pin(give_up(volume, placement, failed, |copy| holds.contains(copy))).await?;
+    }
     let held = holds.iter().any(|c| volume.pool.member(c.member).usable(copies).is_some());
     if held { Ok(()) } else { Err(Status::Io) }
 }
@@ -245,13 +281,13 @@ fn settle(
     core: &Core,
     hold: &Hold,
     blocks: &Range<u32>,
-    sums: Option<SmallVec<[u32; 32]>>,
+    sums: Option<SmallVec<[u32; 8]>>,
     written: Result<(), Status>,
 ) -> Result<bool, Status> {
     let mut state = hold.region().state();
     state.writing -= 1;
     state.changes += 1;
-    state.touched = core.now();
+    state.touched = core.turn_at();
     if written.is_err() {
         // Copies may differ now, and nobody may take the mark away before they have been compared.
         state.unsettled = true;

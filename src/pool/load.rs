@@ -17,7 +17,14 @@ use futures_util::future::join_all;
 /// # Errors
 /// `Io` if no copy's region block could be read.
 pub async fn ensure_loaded(volume: &PoolVolume, core: &Core, hold: &Hold) -> Result<(), Status> {
-    let region = hold.region();
+    if hold.region().state().load == Load::Loaded {
+        return Ok(());
+    }
+    // Apart from the common case, so that this is not carried along in every request.
+    Box::pin(load(volume, core, hold.region())).await
+}
+
+async fn load(volume: &PoolVolume, core: &Core, region: &Region) -> Result<(), Status> {
     loop {
         let ticket = region.changed.ticket();
         let lead = {

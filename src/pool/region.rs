@@ -130,14 +130,13 @@ impl Region {
 
     /// Waits for the right to these blocks, behind everybody who asked before.
     pub fn hold(self: &Arc<Region>, blocks: Range<u32>, exclusive: bool) -> Acquire {
-        let ticket = {
-            let mut state = self.state();
-            state.next_ticket += 1;
-            let ticket = state.next_ticket;
-            state.queue.push(Waiter { ticket, blocks, exclusive, waker: None });
-            ticket
-        };
-        Acquire { hold: Some(Hold { region: self.clone(), ticket }) }
+        let mut state = self.state();
+        state.next_ticket += 1;
+        let ticket = state.next_ticket;
+        state.queue.push(Waiter { ticket, blocks, exclusive, waker: None });
+        let granted = state.may_go(ticket);
+        drop(state);
+        Acquire { hold: Some(Hold { region: self.clone(), ticket }), granted }
     }
 
     /// Whether nobody holds or waits for anything, and nothing would be lost by forgetting this region.
@@ -186,19 +185,22 @@ impl RegionState {
     }
 
     fn may_go(&self, ticket: u64) -> bool {
-        let Some(me) = self.queue.iter().find(|w| w.ticket == ticket) else { return false };
+        let Some(place) = self.queue.iter().position(|w| w.ticket == ticket) else { return false };
+        let me = &self.queue[place];
         let conflicts = |other: &Waiter| {
             (other.exclusive || me.exclusive)
                 && other.blocks.start < me.blocks.end
                 && me.blocks.start < other.blocks.end
         };
-        !self.queue.iter().take_while(|w| w.ticket != ticket).any(conflicts)
+        !self.queue[..place].iter().any(conflicts)
     }
 }
 
 /// Resolves to the right to some blocks.
 pub struct Acquire {
     hold: Option<Hold>,
+    /// There was nobody to wait for.
+    granted: bool,
 }
 
 impl Future for Acquire {
@@ -206,7 +208,7 @@ impl Future for Acquire {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Hold> {
         let hold = self.hold.as_ref().expect("polled after it was ready");
-        {
+        if !self.granted {
             let mut state = hold.region.state();
             if !state.may_go(hold.ticket) {
                 let ticket = hold.ticket;

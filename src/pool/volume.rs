@@ -98,12 +98,11 @@ impl PoolVolume {
     /// The bytes of a span, which lies within the volume.
     pub async fn read(&self, core: &Core, span: Span) -> Result<Payload, Status> {
         let _entered = self.enter()?;
-        let fragments = self.fragments(span);
-        if let [fragment] = fragments[..] {
+        if let Some(fragment) = self.only_fragment(span) {
             return fragment_read::read(self, core, fragment).await.map(Payload::one);
         }
-        let parts = join_all(fragments.into_iter().map(|f| fragment_read::read(self, core, f))).await;
-        let parts: Result<SmallVec<[Buf; 2]>, Status> = parts.into_iter().collect();
+        let reads = self.fragments(span).into_iter().map(|f| fragment_read::read(self, core, f));
+        let parts: Result<SmallVec<[Buf; 2]>, Status> = Box::pin(join_all(reads)).await.into_iter().collect();
         Ok(Payload { parts: parts? })
     }
 
@@ -112,24 +111,28 @@ impl PoolVolume {
         &self,
         core: &Core,
         span: Span,
-        payload: Payload,
+        payload: &Payload,
         flags: WriteFlags,
     ) -> Result<(), Status> {
         let _entered = self.enter()?;
-        let fragments = self.fragments(span);
-        let fresh = if let [fragment] = fragments[..] {
-            let data = payload_part(core, &payload, span, fragment);
-            fragment_write::write(self, core, fragment, data, flags.fua).await?
+        let write = |fragment: Fragment| {
+            let data = payload_part(core, payload, span, fragment);
+            fragment_write::write(self, core, fragment, data, flags.fua)
+        };
+        let fresh = if let Some(fragment) = self.only_fragment(span) {
+            write(fragment).await?
         } else {
-            let writes = fragments.into_iter().map(|f| {
-                let data = payload_part(core, &payload, span, f);
-                fragment_write::write(self, core, f, data, flags.fua)
-            });
-            let ended: Result<Vec<bool>, Status> = join_all(writes).await.into_iter().collect();
+            let writes = join_all(self.fragments(span).into_iter().map(write));
+            let ended: Result<Vec<bool>, Status> = Box::pin(writes).await.into_iter().collect();
             ended?.contains(&true)
         };
         // The data is durable, but a block written for the first time is found again only by its written mark.
-        if flags.fua && fresh { self.flush(core).await } else { Ok(()) }
+        if flags.fua && fresh { Box::pin(self.flush(core)).await } else { Ok(()) }
+    }
+
+    /// The fragment that is the whole span, if there is one.
+    fn only_fragment(&self, span: Span) -> Option<Fragment> {
+        self.shape.load().geometry.fragments(span).next().filter(|first| first.len == span.len())
     }
 
     pub fn fragments(&self, span: Span) -> SmallVec<[Fragment; 8]> {

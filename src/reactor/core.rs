@@ -53,6 +53,7 @@ struct Inner {
     timers: RefCell<Timers>,
     completions: RefCell<Vec<Completion>>,
     serial: Cell<u64>,
+    turn_at: Cell<Instant>,
 }
 
 struct Task {
@@ -99,6 +100,7 @@ impl Core {
             asleep: AtomicBool::new(false),
             unpark: driver.unparker(),
         });
+        let turn_at = Cell::new(driver.now());
         let inner = Inner {
             index,
             driver: RefCell::new(driver),
@@ -110,6 +112,7 @@ impl Core {
             timers: RefCell::default(),
             completions: RefCell::default(),
             serial: Cell::new(0),
+            turn_at,
         };
         Core { inner: Rc::new(inner) }
     }
@@ -120,6 +123,11 @@ impl Core {
 
     pub fn now(&self) -> Instant {
         self.inner.driver.borrow().now()
+    }
+
+    /// When this turn began: `now` for what is noted with every request.
+    pub fn turn_at(&self) -> Instant {
+        self.inner.turn_at.get()
     }
 
     /// Wall-clock time, nanoseconds since 1970, for records that people read.
@@ -282,6 +290,7 @@ impl Core {
     fn collect(&self) -> bool {
         let mut completions = self.inner.completions.take();
         self.inner.driver.borrow_mut().reap(&mut completions);
+        self.inner.turn_at.set(self.now());
         let any = !completions.is_empty();
         for completion in completions.drain(..) {
             let unclaimed = self.inner.ops.borrow_mut().complete(completion);

@@ -1,4 +1,5 @@
-//! The life of an operation: submitted when its future is first polled, claimed when it has ended.
+//! The life of an operation: submitted when its future is first polled, claimed when it has ended. One that the
+//! driver carries out on the spot is over with the first poll.
 //!
 //! A future that is dropped early leaves its operation running; the driver keeps the buffers, and what comes back
 //! is dropped when the completion is collected.
@@ -118,6 +119,10 @@ impl Future for OpFuture {
         let this = self.get_mut();
         match std::mem::replace(&mut this.state, State::Claimed) {
             State::New(op) => {
+                let op = match this.core.with_driver(|driver| driver.try_now(op)) {
+                    Ok(done) => return Poll::Ready(done),
+                    Err(op) => op,
+                };
                 let token = this.core.with_ops(|ops| ops.begin(cx.waker().clone()));
                 this.state = State::Submitted(token);
                 this.core.with_driver(|driver| driver.submit(token, op));

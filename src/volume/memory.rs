@@ -93,7 +93,7 @@ impl MemoryVolume {
         &self,
         _core: &Core,
         span: Span,
-        data: Payload,
+        data: &Payload,
         _flags: WriteFlags,
     ) -> Result<(), Status> {
         self.check_writable(span)?;

@@ -6,7 +6,7 @@
 pub mod catalog;
 pub mod memory;
 
-use crate::base::units::Span;
+use crate::base::units::{ByteLen, Span};
 use crate::block::{Allocation, Geometry, Payload, Status, WriteFlags, ZeroFlags};
 use crate::pool::PoolVolume;
 use crate::reactor::Core;
@@ -56,6 +56,14 @@ impl Volume {
         }
     }
 
+    /// `geometry().size`, for every request.
+    pub fn size(&self) -> ByteLen {
+        match &self.backing {
+            Backing::Memory(memory) => memory.geometry().size,
+            Backing::Pool(volume) => volume.shape.load().size,
+        }
+    }
+
     pub fn is_read_only(&self) -> bool {
         match &self.backing {
             Backing::Memory(memory) => memory.is_read_only(),
@@ -96,7 +104,7 @@ impl Handle {
     }
 
     /// Writes a payload whose length is the span's.
-    pub async fn write(&self, span: Span, payload: Payload, flags: WriteFlags) -> Result<(), Status> {
+    pub async fn write(&self, span: Span, payload: &Payload, flags: WriteFlags) -> Result<(), Status> {
         assert_eq!(payload.len(), span.len(), "the protocol reads exactly the announced payload");
         self.validate(span)?;
         match &self.volume.backing {
@@ -142,6 +150,6 @@ impl Handle {
     }
 
     fn validate(&self, span: Span) -> Result<(), Status> {
-        if span.end().0 > self.volume.geometry().size.0 { Err(Status::OutOfRange) } else { Ok(()) }
+        if span.end().0 > self.volume.size().0 { Err(Status::OutOfRange) } else { Ok(()) }
     }
 }

@@ -211,7 +211,7 @@ fn local_address(shared: &Handles, socket: SocketId) -> Result<Address, Errno> {
 }
 
 /// The work of an operation that moves bytes.
-fn transfer(op: Op) -> Work {
+pub(super) fn transfer(op: Op) -> Work {
     match op {
         Op::Read { file, offset, into } => {
             Work::Read(Reading { file: file.0, offset: offset.0, into, done: 0, direct: None })
@@ -276,7 +276,7 @@ fn file_route(traits: &FileTraits, offset: u64, len: usize) -> Result<Route, Err
 }
 
 /// Whether the kernel can count that far: file offsets are signed.
-fn fits(offset: u64, len: u64) -> bool {
+pub(super) fn fits(offset: u64, len: u64) -> bool {
     offset.checked_add(len).is_some_and(|end| i64::try_from(end).is_ok())
 }
 

@@ -3,6 +3,7 @@
 use super::locals::Target;
 use super::setup::PIECE_MAX;
 use super::slots::{Allocating, Connecting, Reading, Receiving, Sending, Slot, Work, Writing};
+use crate::io::buf::Buf;
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{opcode, squeue};
 use std::ptr::{addr_of, addr_of_mut};
@@ -136,7 +137,7 @@ fn send(
     message: &mut libc::msghdr,
     fd: Fd,
 ) -> squeue::Entry {
-    gather(sending, iovecs);
+    gather(&sending.from[sending.at..], sending.within, iovecs);
     // WAITALL: the kernel continues after a partial send by itself. NOSIGNAL: EPIPE instead of SIGPIPE.
     let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
     match iovecs.as_slice() {
@@ -150,11 +151,11 @@ fn send(
     }
 }
 
-/// Collects the next unsent bytes, up to the limits of one call.
-fn gather(sending: &Sending, iovecs: &mut Vec<libc::iovec>) {
+/// Collects the next unsent bytes, of which the first `skip` are sent already, up to the limits of one call.
+pub(super) fn gather(from: &[Buf], mut skip: usize, iovecs: &mut Vec<libc::iovec>) {
     iovecs.clear();
-    let (mut skip, mut room) = (sending.within, SEND_BYTES_MAX);
-    for buf in &sending.from[sending.at..] {
+    let mut room = SEND_BYTES_MAX;
+    for buf in from {
         if iovecs.len() == SEND_BUFFERS_MAX || room == 0 {
             break;
         }
@@ -168,7 +169,7 @@ fn gather(sending: &Sending, iovecs: &mut Vec<libc::iovec>) {
     }
 }
 
-fn point(message: &mut libc::msghdr, iovecs: &mut Vec<libc::iovec>) {
+pub(super) fn point(message: &mut libc::msghdr, iovecs: &mut Vec<libc::iovec>) {
     message.msg_iov = iovecs.as_mut_ptr();
     message.msg_iovlen = iovecs.len() as _; // usize in glibc, int in musl; at most SEND_BUFFERS_MAX
 }

@@ -6,6 +6,7 @@
 //! tells every core that keeps a share to let go, and completes when the last share is gone: then the
 //! descriptor is closed and an exclusive lock is free again.
 
+use super::mapped::Mapped;
 use super::wake::{Note, Peer};
 use crate::io::driver::{FileKind, Token};
 use nix::errno::Errno;
@@ -101,18 +102,20 @@ pub(super) enum Descriptor {
     Locked(Flock<OwnedFd>),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) enum Traits {
     File(FileTraits),
     Socket(SocketTraits),
 }
 
 /// What the driver must know of a file to do I/O on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct FileTraits {
     pub kind: FileKind,
     /// On tmpfs or ramfs, where I/O is a copy.
     pub in_memory: bool,
+    /// The bytes of a file in memory.
+    pub mapped: Option<Mapped>,
     /// The unit of unbuffered I/O, bytes; None when I/O goes through the page cache.
     pub direct: Option<u32>,
 }

@@ -62,6 +62,11 @@ impl Locals {
         &self.shares.get(&id).expect("kept while operations are in flight").held
     }
 
+    /// A handle that this core has used before, if nobody closes it.
+    pub fn known(&self, id: u32) -> Option<&Arc<Held>> {
+        self.shares.get(&id).filter(|share| !share.released).map(|share| &share.held)
+    }
+
     /// How to name the handle of an operation that has begun.
     pub fn target(&self, id: u32) -> Target {
         self.shares.get(&id).expect("kept while operations are in flight").target

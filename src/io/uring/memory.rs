@@ -3,9 +3,10 @@
 //! Such files refuse RWF_NOWAIT, so the ring would hand every operation to a kernel worker thread and back; a
 //! copy on the spot takes less than that hand-over. It cannot wait for a device, because there is none (a
 //! page that was swapped out is the exception, and then the machine has other problems). There is no cache to
-//! flush either: durable means nothing here.
+//! flush either: durable means nothing here. Where the file is mapped, the copy needs no system call.
 
 use super::handles::Held;
+use super::mapped::Mapped;
 use super::settle::{self, Step};
 use super::slots::{Reading, Work, Writing};
 use crate::io::driver::Done;
@@ -40,15 +41,29 @@ pub(super) fn perform(held: &Held, work: Work) -> Done {
 }
 
 fn read(held: &Held, mut reading: Reading) -> Step {
+    let mapped = mapped(held).filter(|_| reading.done == 0);
+    if mapped.is_some_and(|mapped| mapped.read(reading.offset, reading.into.as_mut_slice())) {
+        let count = reading.into.len();
+        return settle::read(reading, Ok(count));
+    }
     let result = file_offset(reading.offset, reading.done)
         .and_then(|offset| pread(held, &mut reading.into.as_mut_slice()[reading.done..], offset));
     settle::read(reading, result)
 }
 
 fn write(held: &Held, writing: Writing) -> Step {
+    let mapped = mapped(held).filter(|_| writing.done == 0);
+    if mapped.is_some_and(|mapped| mapped.write(writing.offset, writing.from.as_slice())) {
+        let count = writing.from.len();
+        return settle::write(writing, Ok(count));
+    }
     let result = file_offset(writing.offset, writing.done)
         .and_then(|offset| pwrite(held, &writing.from.as_slice()[writing.done..], offset));
     settle::write(writing, result)
+}
+
+fn mapped(held: &Held) -> Option<&Mapped> {
+    held.file().and_then(|traits| traits.mapped.as_ref())
 }
 
 fn file_offset(offset: u64, done: usize) -> Result<libc::off_t, Errno> {

@@ -1,6 +1,6 @@
 //! The production driver: Linux io_uring, one ring per core, never shared between threads.
 //!
-//! The way of an operation: `submit` (in `begin`) checks it, takes its handle into use and puts it in a slot
+//! The way of an operation: `try_now` (in `now`) carries out on the spot what is only a copy; `submit` (in `begin`) checks it, takes its handle into use and puts it in a slot
 //! that does not move; `entries` makes the ring entry; the next `reap` or `park` hands all queued entries to
 //! the kernel in one system call; `settle` decides from the result whether it goes on or has ended. Buffers,
 //! address structures and iovec arrays belong to the slot until the result has been seen.
@@ -17,7 +17,9 @@ mod entries;
 mod finish;
 mod handles;
 mod locals;
+mod mapped;
 mod memory;
+mod now;
 mod offload;
 mod open;
 mod ring;
@@ -100,6 +102,8 @@ pub struct UringDriver {
     /// Slots with work on memory file systems that exceeds this turn's share.
     deferred: VecDeque<u32>,
     inline_bytes_left: usize,
+    /// What the sends of `now` point to, used again for each.
+    iovecs: Vec<libc::iovec>,
     commands: bool,
     offload: Offload,
     ended: Vec<Ended>,
@@ -133,6 +137,7 @@ impl UringDriver {
             ready: Vec::new(),
             deferred: VecDeque::new(),
             inline_bytes_left: INLINE_BYTES_PER_TURN,
+            iovecs: Vec::new(),
             commands,
             offload: Offload::default(),
             ended: Vec::new(),
@@ -171,6 +176,10 @@ impl Driver for UringDriver {
 
     fn wall_ns(&self) -> u64 {
         clock_ns(ClockId::CLOCK_REALTIME)
+    }
+
+    fn try_now(&mut self, op: Op) -> Result<Done, Op> {
+        now::try_now(self, op)
     }
 
     fn submit(&mut self, token: Token, op: Op) {

@@ -4,6 +4,7 @@
 //! rewinds, a pipe waits for a writer).
 
 use super::handles::{Descriptor, FileTraits, Held, Traits};
+use super::mapped::Mapped;
 use crate::base::units::ByteLen;
 use crate::io::driver::{Access, FileFacts, FileKind};
 use nix::errno::Errno;
@@ -53,7 +54,8 @@ pub(super) fn open_file(path: &Path, access: Access) -> Result<(Held, FileFacts)
     let in_memory = kind == FileKind::RegularFile && is_in_memory(&fd)?;
     let facts = facts(&fd, kind, direct && !in_memory)?;
     let direct = (direct && !in_memory).then_some(facts.logical_sector);
-    let traits = Traits::File(FileTraits { kind, in_memory, direct });
+    let mapped = if in_memory && exclusive { Mapped::new(fd, facts.size.0) } else { None };
+    let traits = Traits::File(FileTraits { kind, in_memory, mapped, direct });
     Ok((Held::new(descriptor, traits), facts))
 }
 

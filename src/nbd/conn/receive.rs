@@ -72,7 +72,7 @@ pub(super) async fn run(session: &Rc<Session>, inbox: &mut Inbox) -> End {
 /// Takes one request with its payload, and starts it.
 async fn take(session: &Rc<Session>, inbox: &mut Inbox, request: &Request) -> Result<Option<End>, Gone> {
     let link = &session.link;
-    let size = session.handle.volume().geometry().size;
+    let size = session.handle.volume().size();
     let mut verdict = judge(request, &session.terms, size, link.is_stopping());
     if let Verdict::Query { payload } = verdict {
         let query = inbox.small_payload(payload).await?;

@@ -153,7 +153,7 @@ fn span_of(prng: &mut Prng, size: u64, longest: u64) -> Span {
 async fn write(field: &Field, handle: &Handle, volume: usize, span: Span, fua: bool) -> Verdict {
     let id = field.model.borrow_mut().begin(volume, sectors(span), Stores::Stamps, fua);
     let payload = payload(handle.core(), volume, span, id);
-    let result = handle.write(span, payload, WriteFlags { fua }).await;
+    let result = handle.write(span, &payload, WriteFlags { fua }).await;
     end(field, volume, id, &format!("write {id} of {span:?}, fua {fua}"), result)
 }
 

@@ -73,7 +73,7 @@ fn what_was_written_reads_back_and_the_rest_is_zero() {
                 }
                 _ => {
                     let data = payload(&inner, span, fill);
-                    volume.write(&inner, span, data, WriteFlags::default()).await.unwrap();
+                    volume.write(&inner, span, &data, WriteFlags::default()).await.unwrap();
                     model[range.clone()].fill(fill);
                 }
             }
@@ -100,7 +100,7 @@ fn allocation_alternates_and_ends_after_so_many_runs() {
         let volume = MemoryVolume::new(ByteLen(1 << 62));
         for block in 0..20 {
             let span = Span::at(block * 8192, 4096);
-            volume.write(&inner, span, payload(&inner, span, 1), WriteFlags::default()).await.unwrap();
+            volume.write(&inner, span, &payload(&inner, span, 1), WriteFlags::default()).await.unwrap();
         }
         let found = volume.allocation(Span::at(0, 1 << 62), 1000).await.unwrap();
         assert_eq!((found.runs.len(), found.span.len()), (40, ByteLen(1 << 62)));
@@ -128,12 +128,12 @@ fn unwritten_bytes_are_the_shared_zeroes_and_bad_ranges_fail() {
         assert_eq!(volume.read(&inner, span).await.err(), Some(Status::Io));
         assert!(volume.read(&inner, Span::at(1 << 30, 0)).await.is_ok());
         let data = payload(&inner, span, 1);
-        assert_eq!(volume.write(&inner, span, data, WriteFlags::default()).await, Err(Status::Io));
+        assert_eq!(volume.write(&inner, span, &data, WriteFlags::default()).await, Err(Status::Io));
         let volume = MemoryVolume::new(ByteLen(4096)).read_only();
         assert_eq!(volume.discard(Span::at(0, 1), WriteFlags::default()).await, Err(Status::ReadOnly));
         let volume = MemoryVolume::new(ByteLen(4096)).discarding_writes();
         let span = Span::at(0, 4096);
-        volume.write(&inner, span, payload(&inner, span, 7), WriteFlags::default()).await.unwrap();
+        volume.write(&inner, span, &payload(&inner, span, 7), WriteFlags::default()).await.unwrap();
         assert_eq!(volume.read(&inner, span).await.unwrap().to_vec(), vec![0; 4096]);
     });
 }
