@@ -61,15 +61,10 @@ impl Bitmap {
         self.masks(range).any(|(word, mask)| self.words[word] & mask != 0)
     }
 
-    /// The words that a range touches, each with the bits of it that belong to the range.
+    /// `word_masks` of a range of this bitmap.
     fn masks(&self, range: Range<usize>) -> impl Iterator<Item = (usize, u64)> + use<> {
         assert!(range.is_empty() || range.end <= self.bits, "bits {range:?} of {}", self.bits);
-        let words = if range.is_empty() { 0..0 } else { range.start / 64..range.end.div_ceil(64) };
-        words.map(move |word| {
-            let from = range.start.saturating_sub(word * 64);
-            let to = (range.end - word * 64).min(64);
-            (word, (u64::MAX << from) & (u64::MAX >> (64 - to)))
-        })
+        word_masks(range)
     }
 
     /// The bits that are set, ascending.
@@ -98,6 +93,16 @@ impl Bitmap {
         }
         map
     }
+}
+
+/// The 64-bit words that a range of bits touches, each with the bits of it that belong to the range.
+pub fn word_masks(range: Range<usize>) -> impl Iterator<Item = (usize, u64)> {
+    let words = if range.is_empty() { 0..0 } else { range.start / 64..range.end.div_ceil(64) };
+    words.map(move |word| {
+        let from = range.start.saturating_sub(word * 64);
+        let to = (range.end - word * 64).min(64);
+        (word, (u64::MAX << from) & (u64::MAX >> (64 - to)))
+    })
 }
 
 #[cfg(test)]

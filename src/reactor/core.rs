@@ -27,6 +27,9 @@ use std::time::Duration;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct CoreIndex(pub u16);
 
+/// Rounds of ready tasks before the driver has its turn.
+const ROUNDS_PER_TURN: usize = 4;
+
 /// What a turn found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Turn {
@@ -178,7 +181,7 @@ impl Core {
 
     /// Runs what is ready and collects completions, without waiting.
     pub fn turn(&self) -> Turn {
-        let ran = self.run_ready();
+        let ran = self.run_rounds();
         let completed = self.collect();
         let due = self.inner.timers.borrow().next_due();
         let fired = due.is_some() && self.fire_timers();
@@ -203,7 +206,7 @@ impl Core {
             *out.borrow_mut() = Some(value);
         });
         loop {
-            self.run_ready();
+            self.run_rounds();
             if let Some(value) = slot.borrow_mut().take() {
                 return value;
             }
@@ -245,9 +248,16 @@ impl Core {
         }
     }
 
+    /// Runs what is ready and what that makes ready, a few times over: what these submit reaches the kernel in one
+    /// call.
+    fn run_rounds(&self) -> bool {
+        let ran = (0..ROUNDS_PER_TURN).take_while(|_| self.run_ready()).count();
+        ran > 0
+    }
+
     fn run_ready(&self) -> bool {
         let mut ran = false;
-        // Only what is queued now: a task that wakes itself runs again after the driver had its turn.
+        // Only what is queued now: a task that wakes itself runs again after the others.
         for _ in 0..self.inner.ready.queue.len() {
             let Some((key, serial)) = self.inner.ready.queue.pop() else { break };
             ran = true;

@@ -159,6 +159,9 @@ impl UringDriver {
             }
             Err(errno) => return self.complete(token, Done::Finished(Err(errno))),
         };
+        if let Some(mapped) = self.locals.held(file.0).file().and_then(|traits| traits.mapped.as_ref()) {
+            mapped.forget(span.offset().0, span.len().0);
+        }
         let key = self.slots.insert(token, work(kind));
         if matches!(self.slots.at(key).work, Work::Discard { .. }) && !self.commands {
             self.offload(key);

@@ -11,8 +11,8 @@ use std::ptr::{addr_of, addr_of_mut};
 /// Buffers in one send. The kernel's own limit (UIO_MAXIOV).
 const SEND_BUFFERS_MAX: usize = 1024;
 
-/// Bytes in one send, near enough: more at once only delays the first of them.
-const SEND_BYTES_MAX: usize = 256 << 10;
+/// Bytes in one send: more at once only delays the first of them. Batches of replies are shorter.
+const SEND_BYTES_MAX: usize = 512 << 10;
 
 /// `BLOCK_URING_CMD_DISCARD` of linux/blkdev.h, since Linux 6.12: `_IO(0x12, 0)`.
 const COMMAND_DISCARD: u32 = 0x1200;

@@ -5,10 +5,13 @@
 //! "failed" when it was in there; the caller then does the same by a system call, which names the error.
 //! Only where that routine exists (x86-64); elsewhere nothing is mapped.
 
+use crate::base::bitmap::word_masks;
 use crate::io::buf::BUF_MAX;
 use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Copies are whole multiples of this, bytes; all that a pool does is.
 const UNIT: usize = 64;
@@ -23,6 +26,8 @@ const PAGES_MAX: usize = BUF_MAX / PAGE + 1;
 #[derive(Debug)]
 pub(super) struct Mapped {
     map: MmapRaw,
+    /// A bit for each page that is known to be no hole. Looking into a hole of a sparse file would fill it.
+    known: Box<[AtomicU64]>,
 }
 
 impl Mapped {
@@ -31,14 +36,20 @@ impl Mapped {
         let len = usize::try_from(size).ok().filter(|len| *len > 0)?;
         guarded::prepare().ok()?;
         let map = MmapOptions::new().len(len).map_raw(file.as_raw_fd()).ok()?;
-        Some(Mapped { map })
+        let known = (0..len.div_ceil(PAGE * 64)).map(|_| AtomicU64::new(0)).collect();
+        Some(Mapped { map, known })
     }
 
     /// Fills the buffer from `offset` on; false if that must be done otherwise.
     pub fn read(&self, offset: u64, into: &mut [u8]) -> bool {
-        let Some(at) = self.place(offset, into.len()).filter(|at| is_present(*at, into.len())) else {
-            return false;
-        };
+        let Some(at) = self.place(offset, into.len()) else { return false };
+        let pages = pages(offset, into.len());
+        if !self.is_known(pages.clone()) {
+            if !is_present(at, into.len()) {
+                return false;
+            }
+            self.note(pages, true);
+        }
         // SAFETY: `place` checked that the mapping covers the bytes; the slice is exclusively borrowed and apart
         // from the mapping, of which no references exist; both lengths are a multiple of UNIT.
         unsafe { guarded::copy(into.as_mut_ptr(), at, into.len(), guarded::Into::Buffer) }
@@ -50,7 +61,38 @@ impl Mapped {
             return false;
         };
         // SAFETY: as in `read`, with the roles exchanged; the target is aligned as streaming stores need it.
-        unsafe { guarded::copy(at, from.as_ptr(), from.len(), guarded::Into::File) }
+        let copied = unsafe { guarded::copy(at, from.as_ptr(), from.len(), guarded::Into::File) };
+        if copied {
+            self.note(pages(offset, from.len()), true);
+        }
+        copied
+    }
+
+    /// Some bytes are about to become a hole.
+    pub fn forget(&self, offset: u64, len: u64) {
+        let (offset, len) = (usize::try_from(offset).ok(), usize::try_from(len).ok());
+        let end = offset.zip(len).and_then(|(offset, len)| offset.checked_add(len));
+        if let (Some(offset), Some(end)) = (offset, end) {
+            self.note(offset / PAGE..end.min(self.map.len()).div_ceil(PAGE), false);
+        }
+    }
+
+    fn is_known(&self, pages: Range<usize>) -> bool {
+        let mut words = word_masks(pages);
+        words.all(|(word, mask)| self.known[word].load(Ordering::Relaxed) & mask == mask)
+    }
+
+    fn note(&self, pages: Range<usize>, known: bool) {
+        for (word, mask) in word_masks(pages) {
+            let word = &self.known[word];
+            let is = word.load(Ordering::Relaxed);
+            // Only a change is worth the bus: most of the time there is none.
+            if known && is & mask != mask {
+                word.fetch_or(mask, Ordering::Relaxed);
+            } else if !known && is & mask != 0 {
+                word.fetch_and(!mask, Ordering::Relaxed);
+            }
+        }
     }
 
     fn place(&self, offset: u64, len: usize) -> Option<*mut u8> {
@@ -60,7 +102,13 @@ impl Mapped {
     }
 }
 
-/// Whether all pages of a range of a mapping are in memory. Looking at a hole of a sparse file would fill it.
+/// The pages that a range touches; it lies within the mapping.
+fn pages(offset: u64, len: usize) -> Range<usize> {
+    let start = usize::try_from(offset).expect("within the mapping");
+    start / PAGE..(start + len).div_ceil(PAGE)
+}
+
+/// Whether all pages of a range of a mapping are in memory.
 fn is_present(at: *mut u8, len: usize) -> bool {
     let within = at.addr() % PAGE;
     let mut pages = [0u8; PAGES_MAX];
@@ -102,6 +150,8 @@ mod guarded {
         "test ecx, ecx",
         "jnz 3f",
         "2:",
+        // The file's bytes are read once: they need not push the buffer out of the caches.
+        "prefetchnta [rsi + 1024]",
         "movdqu xmm0, [rsi]",
         "movdqu xmm1, [rsi + 16]",
         "movdqu xmm2, [rsi + 32]",
@@ -234,10 +284,15 @@ mod tests {
         assert!(mapped.write(4096, &data));
         let (mut back, mut direct) = (vec![0; data.len()], vec![0; data.len()]);
         assert!(mapped.read(4096, &mut back));
+        assert!(mapped.is_known(1..17) && !mapped.is_known(0..1) && !mapped.is_known(1..18));
         file.read_exact_at(&mut direct, 4096).unwrap();
         assert!(back == data && direct == data);
         assert!(!mapped.read((1 << 20) - 64, &mut back), "beyond the end");
         assert!(!mapped.read(0, &mut [0; 100]) && !mapped.write(8, &data), "odd lengths and places");
+        mapped.forget(8192, 4096);
+        assert!(mapped.is_known(1..2) && !mapped.is_known(2..3) && mapped.is_known(3..17));
+        mapped.forget(0, u64::MAX);
+        mapped.forget(1 << 30, 4096);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::pin::pin;
 use std::rc::Rc;
 
-/// Bytes of one send. Longer ones were measured to be slower (design, section 7).
+/// Bytes of data in one send. Longer ones were measured to be slower (design, section 7).
 pub(super) const SEND_MAX: usize = 256 << 10;
 
 /// Buffers of one send; the kernel takes no more in one call.
@@ -23,7 +23,7 @@ struct Batch {
     parts: Vec<Buf>,
     /// The shares of the requests that end with this batch.
     shares: Vec<Option<Share>>,
-    bytes: usize,
+    /// Bytes, headers not counted.
     data: usize,
 }
 
@@ -67,7 +67,7 @@ async fn send(link: &Link, batch: &mut Batch) -> bool {
 impl Batch {
     /// Takes as many chunks from the outbox as one send may have; the last one may be taken in part.
     fn fill(&mut self, link: &Link) {
-        (self.bytes, self.data) = (0, 0);
+        self.data = 0;
         let mut heads = link.core().buffers().take(HEADS_MAX);
         let mut used = 0;
         link.with_outbox(|outbox| {
@@ -99,7 +99,7 @@ impl Batch {
     }
 
     fn is_full(&self) -> bool {
-        self.bytes >= SEND_MAX || self.plan.len() == PARTS_MAX
+        self.data >= SEND_MAX || self.plan.len() == PARTS_MAX
     }
 
     /// Adds a header behind the last one if there is no data in between; false if there is no room.
@@ -110,7 +110,6 @@ impl Batch {
         }
         heads[range.clone()].copy_from_slice(head);
         *used = range.end;
-        self.bytes += head.len();
         match self.plan.last_mut() {
             Some(Part::Heads(last)) => last.end = range.end,
             Some(Part::Data(_)) | None => self.plan.push(Part::Heads(range)),
@@ -126,8 +125,7 @@ impl Batch {
         if self.is_full() {
             return false;
         }
-        let len = part.len().min(SEND_MAX - self.bytes);
-        self.bytes += len;
+        let len = part.len().min(SEND_MAX - self.data);
         self.data += len;
         let whole = len == part.len();
         self.plan.push(Part::Data(part.slice(0..len)));
