@@ -290,6 +290,41 @@ fn no_flag_erases_a_member_and_yes_is_no_permission() {
 }
 
 #[test]
+fn a_destroyed_pool_leaves_blank_files_behind() {
+    let place = Place::new();
+    let (a, b) = (place.disk("a", SIZE, b""), place.disk("b", SIZE, b""));
+    for _ in 0..2 {
+        let made = place.run(&["pool", "create", "tank", &a, &b]);
+        assert_eq!(made.code, 0, "{}", made.talk);
+        assert_eq!(place.run(&["volume", "create", "data", "--size", "10MB"]).code, 0);
+        let gone = place.run(&["pool", "destroy", "tank", "--yes"]);
+        assert_eq!(gone.code, 0, "{}", gone.talk);
+    }
+}
+
+#[test]
+fn a_drive_of_another_format_is_named_and_its_pool_not_opened_without_it() {
+    use drystone::base::checksum::structure_sum;
+    use std::os::unix::fs::FileExt;
+    let place = Place::new();
+    let disks = ["a", "b", "c"].map(|name| place.disk(name, SIZE, b""));
+    assert_eq!(place.run(&["pool", "create", "tank", &disks[0], &disks[1], &disks[2]]).code, 0);
+    let file = std::fs::File::options().read(true).write(true).open(&disks[1]).unwrap();
+    for at in [0, SIZE / 4096 * 4096 - 4096] {
+        let mut block = [0; 4096];
+        file.read_exact_at(&mut block, at).unwrap();
+        block[8..12].copy_from_slice(&7u32.to_le_bytes());
+        let sum = structure_sum(&block[..4088]);
+        block[4088..].copy_from_slice(&sum.to_le_bytes());
+        file.write_all_at(&block, at).unwrap();
+    }
+    let ran = place.run(&["volume", "create", "data", "--size", "10MB"]);
+    assert_eq!(ran.code, 3, "{}", ran.talk);
+    assert!(ran.talk.contains("[UNKNOWN_FORMAT]") && ran.talk.contains("format 7"), "{}", ran.talk);
+    assert!(ran.talk.contains(&disks[1]), "{}", ran.talk);
+}
+
+#[test]
 fn impossible_pools_are_refused() {
     let place = Place::new();
     let (a, b) = (place.disk("a", SIZE, b""), place.disk("b", SIZE, b""));

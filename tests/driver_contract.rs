@@ -1,5 +1,5 @@
 //! The contract of `io::driver::Driver`, as cases that every implementation must pass: the simulated driver, over
-//! a number of seeds, and io_uring on this machine's kernel.
+//! a number of seeds, and io_uring on this machine's kernel, with files on a disk and with files in memory.
 
 mod driver_contract {
     pub mod core_cases;
@@ -58,17 +58,18 @@ impl Fixture for Simulated {
     }
 }
 
-/// This machine's kernel, and a folder on the file system that the build is on.
+/// This machine's kernel, and a folder.
 struct Kernel {
     handles: Arc<Handles>,
+    in_memory: bool,
     folder: TempDir,
     made: u32,
 }
 
 impl Kernel {
-    fn new() -> Kernel {
-        let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        Kernel { handles: Handles::new(), folder, made: 0 }
+    fn new(folder: &str, in_memory: bool) -> Kernel {
+        let folder = TempDir::new_in(folder).unwrap();
+        Kernel { handles: Handles::new(), in_memory, folder, made: 0 }
     }
 }
 
@@ -99,6 +100,10 @@ impl Fixture for Kernel {
             unpark.unpark();
         });
     }
+
+    fn knows_no_sectors(&self) -> bool {
+        self.in_memory
+    }
 }
 
 macro_rules! cases {
@@ -122,7 +127,17 @@ macro_rules! cases {
             $($(
                 #[test]
                 fn $case() {
-                    $module::$case(&mut Kernel::new());
+                    $module::$case(&mut Kernel::new(env!("CARGO_TARGET_TMPDIR"), false));
+                }
+            )*)*
+        }
+
+        mod memory {
+            use super::*;
+            $($(
+                #[test]
+                fn $case() {
+                    $module::$case(&mut Kernel::new("/dev/shm", true));
                 }
             )*)*
         }

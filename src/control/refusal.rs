@@ -126,6 +126,7 @@ pub fn not_inspected(error: &InspectError) -> Failure {
             failed("DISK_NOT_FOUND").with("`drystone disk list` shows the drives there are")
         }
         InspectError::NotADisk(_) => failed("NOT_A_DISK"),
+        InspectError::NoMedium(_) => failed("NO_MEDIUM").with("attach it, or name another drive"),
         InspectError::Io { .. } => failed("DISK_UNREADABLE"),
         InspectError::ToolMissing(_) => {
             let next = "install it: apt install util-linux   (it has lsblk and wipefs)";

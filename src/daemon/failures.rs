@@ -14,6 +14,9 @@ pub fn pool_failure(error: &PoolError) -> Failure {
         PoolError::NoMembers => {
             Failure::failed("NO_MEMBERS", text).with("where are its drives? drystone pool import DISK…")
         }
+        PoolError::UnknownFormat { .. } => Failure::refused("UNKNOWN_FORMAT", text)
+            .with("Nothing was written.")
+            .with("serve it with the version of drystone that made it"),
         PoolError::SeveralPools(_) => Failure::refused("SEVERAL_POOLS", text).with("name one: --pool NAME"),
         PoolError::Twins(_, _) => {
             Failure::refused("TWINS", text).with("neither is used until one of them is taken away")

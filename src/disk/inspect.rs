@@ -103,6 +103,10 @@ pub enum InspectError {
     NotFound(String),
     #[error("{0} is neither a block device nor a regular file")]
     NotADisk(String),
+    #[error(
+        "{0} is a block device with nothing behind it (a drive without a medium, a loop device without a file)"
+    )]
+    NoMedium(String),
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
     #[error("`{0}` is not installed; it is needed to see what a disk holds")]

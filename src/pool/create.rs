@@ -11,7 +11,7 @@ use super::record::{Header, Kind};
 use super::state::{MemberRecord, MemberState, State};
 use super::state_codec::emit_state;
 use super::superblock::Superblock;
-use crate::base::limits::{BLOCK, EXTENT_MAX, EXTENT_MIN, MEMBERS_MAX, NAME_MAX};
+use crate::base::limits::{BLOCK, CHUNK_MAX, EXTENT_MAX, EXTENT_MIN, MEMBERS_MAX, NAME_MAX};
 use crate::base::units::{ByteLen, ByteOffset, MemberId};
 use crate::disk::Disk;
 use crate::io::driver::Access;
@@ -196,14 +196,16 @@ async fn write_superblocks(
     Ok(())
 }
 
-/// Makes a drive no member any more: both superblocks are overwritten.
+/// Makes a drive no member any more: the first and the last mebibyte, superblocks included, are overwritten, so that
+/// nothing is found on it.
 pub async fn erase(core: &Core, path: &Path) -> Result<(), PoolError> {
     let disk = open_exclusive(core, path, Access::Exclusive).await?;
-    let zeroes = vec![0; ByteLen(BLOCK).as_usize()];
-    let back = ByteOffset(crate::base::units::round_down(disk.facts().size.0, BLOCK) - BLOCK);
+    let end = crate::base::units::round_down(disk.facts().size.0, BLOCK);
+    let len = ByteLen(CHUNK_MAX.min(end));
+    let zeroes = vec![0; len.as_usize()];
     let mut result = Ok(());
-    for at in [ByteOffset(0), back] {
-        result = result.and(write_bytes(core, &disk, at, &zeroes).await);
+    for at in [0, end - len.0] {
+        result = result.and(write_bytes(core, &disk, ByteOffset(at), &zeroes).await);
     }
     disk.close(core).await;
     result.map_err(|errno| disk_error(&disk, "erased", errno))

@@ -15,6 +15,8 @@ pub enum PoolError {
     Disk { path: PathBuf, what: &'static str, errno: Errno },
     #[error("{} is too small: a drive needs at least {min} bytes", path.display())]
     TooSmall { path: PathBuf, min: u64 },
+    #[error("{} is of drystone's format {found}; this program knows format {known}", path.display())]
+    UnknownFormat { path: PathBuf, found: u32, known: u32 },
     #[error("none of these drives belongs to a pool")]
     NoMembers,
     #[error("these drives belong to different pools: {0}")]

@@ -81,7 +81,7 @@ pub struct Home {
 enum Decided {
     Placed { volume: VolumeId, slot: SlotIndex, answer: Answer<Result<Placement, Status>> },
     Freed { copies: Copies, answer: Answer<Result<(), Status>> },
-    Changed { answer: Answer<Result<(), PoolError>> },
+    Changed { freed: Vec<Copy>, answer: Answer<Result<(), PoolError>> },
 }
 
 /// What a batch of requests amounts to.
@@ -145,7 +145,7 @@ impl Home {
                 None => answer.send(Ok(())),
             },
             HomeRequest::Change { change, answer } => match batch.change(change) {
-                Ok(()) => batch.decided.push(Decided::Changed { answer }),
+                Ok(freed) => batch.decided.push(Decided::Changed { freed, answer }),
                 Err(error) => answer.send(Err(error)),
             },
             HomeRequest::MemberFailed { .. } | HomeRequest::Close { .. } => return Some(request),
@@ -172,16 +172,20 @@ impl Home {
 
     /// Freed extents are free once the commit is done; what they held is given back to the device first.
     async fn return_extents(&self, decided: &[Decided], free: &mut FreeExtents) {
-        for entry in decided {
-            let Decided::Freed { copies, .. } = entry else { continue };
-            for copy in copies {
-                let member = self.pool.member(copy.member);
-                if let Some(disk) = &member.disk {
-                    let at = member.layout.data(copy.extent, ByteLen(0));
-                    disk.discard(&self.core, Span::at(at.0, self.pool.extent.0)).await;
-                }
-                free.give_back(*copy);
+        let copies = decided.iter().flat_map(|entry| match entry {
+            Decided::Freed { copies, .. } => &copies[..],
+            Decided::Changed { freed, .. } => &freed[..],
+            Decided::Placed { .. } => &[],
+        });
+        let mut copies: Vec<Copy> = copies.copied().collect();
+        copies.sort_unstable();
+        for run in copies.chunk_by(|a, b| a.member == b.member && a.extent.0 + 1 == b.extent.0) {
+            let member = self.pool.member(run[0].member);
+            if let Some(disk) = &member.disk {
+                let at = member.layout.data(run[0].extent, ByteLen(0));
+                disk.discard(&self.core, Span::at(at.0, self.pool.slot_bytes(run.len()).0)).await;
             }
+            run.iter().for_each(|copy| free.give_back(*copy));
         }
     }
 
@@ -191,7 +195,7 @@ impl Home {
                 answer.send(self.pool.placement(volume, slot).ok_or(Status::Io));
             }
             Decided::Freed { answer, .. } => answer.send(Ok(())),
-            Decided::Changed { answer } => answer.send(Ok(())),
+            Decided::Changed { answer, .. } => answer.send(Ok(())),
         }
     }
 
@@ -297,8 +301,8 @@ fn refuse(decided: Decided, full: bool) {
     match decided {
         Decided::Placed { answer, .. } => answer.send(Err(status)),
         Decided::Freed { answer, .. } => answer.send(Err(status)),
-        Decided::Changed { answer } if full => answer.send(Err(PoolError::LogFull(LOG_FULL))),
-        Decided::Changed { answer } => answer.send(Err(PoolError::Frozen)),
+        Decided::Changed { answer, .. } if full => answer.send(Err(PoolError::LogFull(LOG_FULL))),
+        Decided::Changed { answer, .. } => answer.send(Err(PoolError::Frozen)),
     }
 }
 
@@ -334,7 +338,9 @@ impl Batch {
         Some(copies)
     }
 
-    fn change(&mut self, change: VolumeChange) -> Result<(), PoolError> {
+    /// Decides a change; returns the extents that are free after it.
+    fn change(&mut self, change: VolumeChange) -> Result<Vec<Copy>, PoolError> {
+        let mut freed = Vec::new();
         let change = match change {
             VolumeChange::Create(volume) => {
                 if self.state.volume_named(&volume.name).is_some() {
@@ -348,22 +354,15 @@ impl Batch {
                 Some(_) | None => Change::VolumeRenamed { id, name },
             },
             VolumeChange::Destroy { id } => {
-                if !self.state.volumes.contains_key(&id) {
+                let Some(volume) = self.state.volumes.get(&id) else {
                     return Err(PoolError::NoVolume(format!("{id:?}")));
-                }
-                let slots: Vec<Copies> = self
-                    .state
-                    .volumes
-                    .get(&id)
-                    .iter()
-                    .flat_map(|v| v.slots.values().map(|s| s.copies.clone()))
-                    .collect();
-                slots.into_iter().flatten().for_each(|copy| self.free.give_back(copy));
+                };
+                freed.extend(volume.slots.values().flat_map(|slot| slot.copies.iter().copied()));
                 Change::VolumeDestroyed { id }
             }
         };
         self.apply(change);
-        Ok(())
+        Ok(freed)
     }
 
     fn grow(&self, id: VolumeId, size: ByteLen, columns: u32) -> Result<Change, PoolError> {

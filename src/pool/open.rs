@@ -14,7 +14,7 @@ use super::member::Member;
 use super::quorum::{Elected, QuorumError, Voter, elect};
 use super::shared::{Live, Shared};
 use super::state::{Change, FreeExtents, MemberState, State};
-use super::superblock::{Superblock, SuperblockError};
+use super::superblock::{Superblock, SuperblockError, VERSION};
 use super::volume::PoolVolume;
 use super::votes::{Place, Vote, Votes};
 use super::{Pool, settle};
@@ -24,7 +24,6 @@ use crate::disk::Disk;
 use crate::io::driver::Access;
 use crate::reactor::Core;
 use crate::reactor::mailbox::mailbox;
-use nix::errno::Errno;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -113,9 +112,7 @@ async fn find_candidate(core: &Core, plan: &OpenPlan, path: &Path) -> Result<Opt
     let seen = seen.map_err(|errno| PoolError::Open { path: path.to_owned(), errno })?;
     let superblock = read_superblock(core, &seen).await;
     seen.close(core).await;
-    let Some(superblock) = superblock.map_err(|errno| disk_error(&seen, "read", errno))? else {
-        return Ok(None);
-    };
+    let Some(superblock) = superblock? else { return Ok(None) };
     if plan.pool.is_some_and(|pool| pool != superblock.pool) {
         return Ok(None);
     }
@@ -136,8 +133,9 @@ async fn find_candidate(core: &Core, plan: &OpenPlan, path: &Path) -> Result<Opt
     Ok(Some(candidate))
 }
 
-/// The superblock of a drive: the front one, or the back one where the front one is damaged.
-pub async fn read_superblock(core: &Core, disk: &Disk) -> Result<Option<Superblock>, Errno> {
+/// The superblock of a drive: the front one, or the back one where the front one is damaged. A format that is not known
+/// is an error: leaving such a drive aside could open its pool without it.
+async fn read_superblock(core: &Core, disk: &Disk) -> Result<Option<Superblock>, PoolError> {
     let size = round_down(disk.facts().size.0, BLOCK);
     if size < 2 * BLOCK {
         return Ok(None);
@@ -147,9 +145,13 @@ pub async fn read_superblock(core: &Core, disk: &Disk) -> Result<Option<Superblo
         match read_bytes(core, disk, at, ByteLen(BLOCK)).await {
             Ok(bytes) => match Superblock::parse(&bytes, at) {
                 Ok(superblock) => return Ok(Some(superblock)),
-                Err(SuperblockError::Absent | SuperblockError::Damaged | SuperblockError::Version(_)) => {}
+                Err(SuperblockError::Version(found)) => {
+                    let path = disk.path().to_owned();
+                    return Err(PoolError::UnknownFormat { path, found, known: VERSION });
+                }
+                Err(SuperblockError::Absent | SuperblockError::Damaged) => {}
             },
-            Err(errno) => failed = Some(errno),
+            Err(errno) => failed = Some(disk_error(disk, "read", errno)),
         }
     }
     failed.map_or(Ok(None), Err)

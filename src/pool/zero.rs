@@ -35,20 +35,26 @@ impl PoolVolume {
         let _entered = self.enter()?;
         let (first, last) = (round_up(span.offset().0, BLOCK), round_down(span.end().0, BLOCK));
         if first >= last {
-            self.zero_part(core, span).await?;
+            // Less than two blocks have to be written: nothing would be faster than a WRITE.
+            if flags.fast_only {
+                return Err(Status::NotFast);
+            }
+            self.zero_part(core, span, flags.allocate).await?;
         } else {
-            self.zero_part(core, Span::at(span.offset().0, first - span.offset().0)).await?;
+            let (head, tail) = (first - span.offset().0, span.end().0 - last);
+            self.zero_part(core, Span::at(span.offset().0, head), flags.allocate).await?;
             self.clear(core, Span::at(first, last - first), flags.allocate).await?;
-            self.zero_part(core, Span::at(last, span.end().0 - last)).await?;
+            self.zero_part(core, Span::at(last, tail), flags.allocate).await?;
         }
         if flags.fua { self.flush(core).await } else { Ok(()) }
     }
 
-    /// Writes zeros into parts of blocks; where no slot is allocated they are zero already.
-    async fn zero_part(&self, core: &Core, span: Span) -> Result<(), Status> {
+    /// Writes zeros into parts of blocks; where no slot is allocated they are zero already, and written only to
+    /// allocate it.
+    async fn zero_part(&self, core: &Core, span: Span, allocate: bool) -> Result<(), Status> {
         for fragment in self.fragments(span) {
             let zeroes = core.buffers().zeroes(fragment.len.as_usize());
-            if is_allocated(self, fragment.slot) {
+            if allocate || is_allocated(self, fragment.slot) {
                 write(self, core, fragment, zeroes, false).await?;
             }
         }

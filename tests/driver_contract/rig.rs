@@ -24,6 +24,10 @@ pub trait Fixture {
     fn local_address(&mut self) -> Address;
     /// Calls `unpark` after a while, from wherever this world does such things.
     fn unpark_after(&mut self, unpark: Arc<dyn Unpark>, delay: Duration);
+    /// Whether its files are read and written at any byte, as those of memory file systems are.
+    fn knows_no_sectors(&self) -> bool {
+        false
+    }
 }
 
 /// How long a case waits for an operation, in the driver's time.
@@ -44,10 +48,14 @@ impl Rig {
         Rig { drivers, buffers, ended: BTreeMap::new(), tokens: 0 }
     }
 
+    /// As the reactor does it: what can be done on the spot is, the rest is submitted.
     pub fn submit(&mut self, core: usize, op: Op) -> Token {
         self.tokens += 1;
         let token = Token(self.tokens);
-        self.drivers[core].submit(token, op);
+        match self.drivers[core].try_now(op) {
+            Ok(done) => drop(self.ended.insert(token.0, done)),
+            Err(op) => self.drivers[core].submit(token, op),
+        }
         token
     }
 

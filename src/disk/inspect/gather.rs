@@ -7,7 +7,7 @@ use crate::base::units::{ByteLen, ByteOffset, round_down};
 use crate::io::driver::FileKind;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// How much of both ends of a file must be zero for it to count as empty, bytes.
@@ -17,6 +17,9 @@ const FILE_EDGE: u64 = 1 << 20;
 pub fn inspect(path: &Path) -> Result<Drive, InspectError> {
     let meta = path.metadata().map_err(|source| InspectError::Io { path: path.to_owned(), source })?;
     if meta.file_type().is_block_device() {
+        if has_no_medium(&meta) {
+            return Err(InspectError::NoMedium(path.display().to_string()));
+        }
         let nodes = lsblk(Some(path))?;
         let node = nodes.first().ok_or_else(|| InspectError::NotFound(path.display().to_string()))?;
         device(node, &by_id())
@@ -25,6 +28,13 @@ pub fn inspect(path: &Path) -> Result<Drive, InspectError> {
     } else {
         Err(InspectError::NotADisk(path.display().to_string()))
     }
+}
+
+/// Whether a block device says that it has no bytes at all; lsblk leaves such out.
+fn has_no_medium(meta: &std::fs::Metadata) -> bool {
+    let device = meta.rdev();
+    let size = format!("/sys/dev/block/{}:{}/size", libc::major(device), libc::minor(device));
+    std::fs::read_to_string(size).is_ok_and(|size| size.trim() == "0")
 }
 
 /// Looks at every drive of this machine. A drive that cannot be examined is listed with the reason.
