@@ -420,6 +420,26 @@ fn a_daemon_that_is_starting_is_waited_for() {
 }
 
 #[test]
+fn sockets_of_a_killed_daemon_are_waited_for() {
+    let place = Place::new();
+    let control = UnixListener::bind(place.path("socket")).unwrap();
+    let nbd = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = nbd.local_addr().unwrap().to_string();
+    let mut daemon =
+        place.command(&["serve", "--nbd", &address]).stderr(Stdio::piped()).spawn().expect("it starts");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    drop(control);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    drop(nbd);
+    let mut said = BufReader::new(daemon.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(said.any(|line| line.starts_with(&format!("serving NBD on {address}"))));
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert_eq!(said.count(), 1, "stopping");
+    assert!(daemon.wait().unwrap().success());
+}
+
+#[test]
 fn a_daemon_that_hangs_up_is_exit_4() {
     let place = Place::new();
     let listener = UnixListener::bind(place.path("socket")).unwrap();

@@ -16,7 +16,9 @@ use crate::reactor::threads::{DriverFactory, build, launch};
 use crate::target::{Desk, Target, TargetConfig};
 use crate::volume::catalog::Catalog;
 use futures_util::future::select;
+use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
+use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,6 +27,10 @@ use std::time::Duration;
 
 /// How long clients may take to finish when the daemon stops.
 const GRACE: Duration = Duration::from_secs(20);
+
+/// How long a start waits for a socket that another process has, and how often it tries.
+const LET_GO_MAX: Duration = Duration::from_secs(3);
+const LET_GO_PAUSE: Duration = Duration::from_millis(50);
 
 /// How the memory given to the daemon is used.
 struct MemoryPlan {
@@ -149,7 +155,9 @@ async fn begin(
     globals: &Globals,
     args: &ServeArgs,
 ) -> Result<crate::io::driver::SocketId, Failure> {
-    let listener = server::listen(core, &globals.control).await.map_err(|error| match error {
+    let taken = |error: &server::ListenError| matches!(error, server::ListenError::Taken(_));
+    let listener = once_let_go(core, || server::listen(core, &globals.control), taken).await;
+    let listener = listener.map_err(|error| match error {
         server::ListenError::Taken(_) => Failure::failed("STATE_IN_USE", error.to_string()),
         server::ListenError::NotASocket(_) | server::ListenError::Io { .. } => {
             Failure::failed("SYSTEM", format!("the control socket: {error}"))
@@ -161,7 +169,9 @@ async fn begin(
         failure.details.iter().for_each(|line| eprintln!("  {line}"));
     }
     for address in &args.nbd {
-        let bound = target.listen(core, address.clone()).await.map_err(|e| port_taken(address, e))?;
+        let taken = |errno: &Errno| *errno == Errno::EADDRINUSE;
+        let bound = once_let_go(core, || target.listen(core, address.clone()), taken).await;
+        let bound = bound.map_err(|errno| port_taken(address, errno))?;
         service.listening.borrow_mut().push(show(&bound));
     }
     let socket = listener.socket();
@@ -175,7 +185,23 @@ async fn begin(
     Ok(socket)
 }
 
-fn port_taken(address: &Address, errno: nix::errno::Errno) -> Failure {
+/// Tries until it does not fail with "taken", for a while: a process that was killed keeps its sockets until the
+/// kernel has ended what its ring was doing.
+async fn once_let_go<T, E, F: Future<Output = Result<T, E>>>(
+    core: &Core,
+    attempt: impl Fn() -> F,
+    is_taken: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let give_up = core.now() + LET_GO_MAX;
+    loop {
+        match attempt().await {
+            Err(error) if is_taken(&error) && core.now() < give_up => core.sleep(LET_GO_PAUSE).await,
+            ended => return ended,
+        }
+    }
+}
+
+fn port_taken(address: &Address, errno: Errno) -> Failure {
     Failure::failed("PORT_TAKEN", format!("{} cannot be listened on: {}", show(address), errno.desc()))
         .with("listen elsewhere: --nbd ADDRESS:PORT")
 }
