@@ -161,6 +161,11 @@ pub const CODES: &[Code] = &[
         "Bring the missing drives back. If they are gone for good: drystone pool import --force DISK…",
     ),
     code(
+        "NO_MEDIUM",
+        "The block device has no bytes: a drive without a medium, or a loop device that is attached to no file.",
+        "Insert or attach it (losetup), or name another drive.",
+    ),
+    code(
         "NO_MEMBERS",
         "None of the drives that were named or remembered belongs to a pool.",
         "Look for them with `drystone disk list`, and name them: drystone pool import DISK…",
@@ -252,6 +257,11 @@ pub const CODES: &[Code] = &[
         "TWO_HISTORIES",
         "The pool was used twice, each time without the other half of its drives. The halves contradict each other.",
         "Take one half away and import the other; then decide which one to keep.",
+    ),
+    code(
+        "UNKNOWN_FORMAT",
+        "A drive was written by another version of drystone, in a format that this one does not know. Its pool is not opened: going on without that drive could be wrong.",
+        "Serve the pool with the version that made it. Nothing was written.",
     ),
     code(
         "URING_BLOCKED",
