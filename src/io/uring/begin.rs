@@ -159,7 +159,7 @@ impl UringDriver {
             }
             Err(errno) => return self.complete(token, Done::Finished(Err(errno))),
         };
-        if let Some(mapped) = self.locals.held(file.0).file().and_then(|traits| traits.mapped.as_ref()) {
+        if let Some(mapped) = self.locals.held(file.0).mapped() {
             mapped.forget(span.offset().0, span.len().0);
         }
         let key = self.slots.insert(token, work(kind));

@@ -152,6 +152,10 @@ impl Held {
         }
     }
 
+    pub fn mapped(&self) -> Option<&Mapped> {
+        self.file().and_then(|traits| traits.mapped.as_ref())
+    }
+
     pub fn socket(&self) -> Option<&SocketTraits> {
         match &self.traits {
             Traits::File(_) => None,

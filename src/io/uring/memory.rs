@@ -6,7 +6,6 @@
 //! flush either: durable means nothing here. Where the file is mapped, the copy needs no system call.
 
 use super::handles::Held;
-use super::mapped::Mapped;
 use super::settle::{self, Step};
 use super::slots::{Reading, Work, Writing};
 use crate::io::driver::Done;
@@ -41,7 +40,7 @@ pub(super) fn perform(held: &Held, work: Work) -> Done {
 }
 
 fn read(held: &Held, mut reading: Reading) -> Step {
-    let mapped = mapped(held).filter(|_| reading.done == 0);
+    let mapped = held.mapped().filter(|_| reading.done == 0);
     if mapped.is_some_and(|mapped| mapped.read(reading.offset, reading.into.as_mut_slice())) {
         let count = reading.into.len();
         return settle::read(reading, Ok(count));
@@ -52,7 +51,7 @@ fn read(held: &Held, mut reading: Reading) -> Step {
 }
 
 fn write(held: &Held, writing: Writing) -> Step {
-    let mapped = mapped(held).filter(|_| writing.done == 0);
+    let mapped = held.mapped().filter(|_| writing.done == 0);
     if mapped.is_some_and(|mapped| mapped.write(writing.offset, writing.from.as_slice())) {
         let count = writing.from.len();
         return settle::write(writing, Ok(count));
@@ -60,10 +59,6 @@ fn write(held: &Held, writing: Writing) -> Step {
     let result = file_offset(writing.offset, writing.done)
         .and_then(|offset| pwrite(held, &writing.from.as_slice()[writing.done..], offset));
     settle::write(writing, result)
-}
-
-fn mapped(held: &Held) -> Option<&Mapped> {
-    held.file().and_then(|traits| traits.mapped.as_ref())
 }
 
 fn file_offset(offset: u64, done: usize) -> Result<libc::off_t, Errno> {

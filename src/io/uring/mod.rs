@@ -1,9 +1,10 @@
 //! The production driver: Linux io_uring, one ring per core, never shared between threads.
 //!
-//! The way of an operation: `try_now` (in `now`) carries out on the spot what is only a copy; `submit` (in `begin`) checks it, takes its handle into use and puts it in a slot
-//! that does not move; `entries` makes the ring entry; the next `reap` or `park` hands all queued entries to
-//! the kernel in one system call; `settle` decides from the result whether it goes on or has ended. Buffers,
-//! address structures and iovec arrays belong to the slot until the result has been seen.
+//! The way of an operation: `try_now` (in `now`) carries out on the spot what is only a copy; `submit` (in
+//! `begin`) checks any other, takes its handle into use and puts it in a slot that does not move; `entries`
+//! makes the ring entry; the next `reap` or `park` hands all queued entries to the kernel in one system call;
+//! `settle` decides from the result whether it goes on or has ended. Buffers, address structures and iovec
+//! arrays belong to the slot until the result has been seen.
 //!
 //! Rules:
 //! - The thread that makes a driver is the only one to use it (SINGLE_ISSUER), and drops it.
