@@ -108,6 +108,7 @@ fn drive(name: &str, state: DriveState) -> DriveReport {
         read_errors: 0,
         write_errors: 0,
         checksum_errors: 0,
+        healed_blocks: 0,
     }
 }
 
@@ -153,8 +154,11 @@ fn pool(state: PoolState, second: DriveState) -> PoolReport {
         votes_present: 4,
         votes_total: 4,
         epoch: 1,
+        forced: false,
         work: vec![],
         last_scrub: None,
+        next_scrub_unix_ns: None,
+        lost: vec![],
     }
 }
 
@@ -173,6 +177,8 @@ fn answer_with(pool: PoolReport, request: &Request) -> Reply {
         Request::PoolCreate(_)
         | Request::PoolImport { .. }
         | Request::PoolExport { .. }
+        | Request::PoolScrubEvery { .. }
+        | Request::DiskDead { .. }
         | Request::PoolScrub { .. }
         | Request::PoolDestroy { .. }
         | Request::VolumeCreate(_)
@@ -594,12 +600,21 @@ fn a_scrub_that_is_waited_for_tells_how_it_ended() {
     place.daemon(|request| {
         let mut pool = pool(PoolState::Safe, DriveState::Active);
         let (checked_bytes, ended_unix_ns) = (20_000_000_000, 1_763_164_800_000_000_000);
-        pool.last_scrub =
-            Some(ScrubReport { ended_unix_ns, checked_bytes, repaired_blocks: 2, lost_blocks: 0 });
+        pool.last_scrub = Some(ScrubReport {
+            ended_unix_ns,
+            checked_bytes,
+            repaired_blocks: 2,
+            unrepaired_blocks: 0,
+            different_blocks: 0,
+            lost_blocks: 0,
+        });
         answer_with(pool, request)
     });
     let ran = place.run(&["pool", "scrub", "--wait"]);
-    assert_eq!((ran.code, ran.out.as_str()), (0, "last 2025-11-15, 20.0 GB checked, 2 blocks repaired\n"));
+    assert_eq!(
+        (ran.code, ran.out.as_str()),
+        (0, "tank: last 2025-11-15, 20.0 GB checked, 2 blocks repaired, no next one\n")
+    );
 }
 
 #[test]

@@ -151,7 +151,7 @@ cases! {
         a_write_past_the_end_makes_a_file_longer,
         durable_writes_and_flushes_end_well,
         many_operations_end_once_each,
-        an_exclusive_open_is_refused_until_the_holder_closes,
+        r28_an_exclusive_open_is_refused_until_the_holder_closes,
         exclusive_create_makes_the_file_once,
         opening_nothing_gives_enoent,
         zeroes_read_as_zeros_and_discards_spare_the_neighbours,
@@ -180,5 +180,5 @@ cases! {
         park_ends_at_an_unpark,
         an_unpark_before_the_park_is_not_lost,
         clocks_go_forward,
-        dropped_futures_give_their_buffers_back;
+        r19_dropped_futures_give_their_buffers_back;
 }

@@ -7,6 +7,7 @@ pub mod checksum;
 pub mod codec;
 pub mod limits;
 pub mod metrics;
+pub mod planted;
 pub mod prng;
 pub mod size;
 pub mod units;

@@ -19,7 +19,7 @@ pub struct ByteLen(pub u64);
 pub struct MemberId(pub u16);
 
 /// A volume's number within its pool; never reused while the pool lives.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct VolumeId(pub u32);
 
 /// The number of an extent on one member, counted from the start of its extent area.
@@ -27,7 +27,7 @@ pub struct VolumeId(pub u32);
 pub struct ExtentIndex(pub u32);
 
 /// The number of a slot of a volume: one extent's worth of its bytes, held by `copies` extents.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct SlotIndex(pub u32);
 
 /// The number of a region within its slot.

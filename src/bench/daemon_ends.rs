@@ -248,8 +248,11 @@ mod tests {
             votes_present: 3,
             votes_total: 3,
             epoch: 1,
+            forced: false,
             work: Vec::new(),
             last_scrub: None,
+            next_scrub_unix_ns: None,
+            lost: vec![],
         }
     }
 

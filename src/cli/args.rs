@@ -149,6 +149,12 @@ pub struct PoolImportArgs {
 #[derive(Args, Debug)]
 pub struct PoolScrubArgs {
     pub pool: Option<String>,
+    /// Show how far a scrub is, how the last one ended and when the next one begins; begin none
+    #[arg(long, conflicts_with_all = ["wait", "every"])]
+    pub status: bool,
+    /// From now on begin one by itself so many days after the last one ended, 0 for never; 30 unless set
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=3650), conflicts_with = "wait")]
+    pub every: Option<u32>,
     /// Come back when it has ended
     #[arg(long)]
     pub wait: bool,
@@ -193,6 +199,8 @@ pub enum VolumeCommand {
         #[arg(long)]
         yes: bool,
     },
+    /// Put a volume together in a new file from whatever drives are left; writes to none of them
+    Salvage(VolumeSalvageArgs),
 }
 
 #[derive(Args, Debug)]
@@ -215,6 +223,24 @@ pub struct VolumeCreateArgs {
     pub no_checksum: bool,
 }
 
+#[derive(Args, Debug)]
+pub struct VolumeSalvageArgs {
+    /// The volume's name or uuid
+    pub volume: String,
+    /// All drives of its pool that can still be read
+    #[arg(required = true, value_name = "DISK")]
+    pub disks: Vec<String>,
+    /// The file to make; it gets the volume's size, and takes space only for what was written
+    #[arg(long, value_name = "FILE")]
+    pub to: PathBuf,
+    /// Write what became of each range into this new file: offset, length, status; one range a line
+    #[arg(long, value_name = "FILE")]
+    pub map: Option<PathBuf>,
+    /// The pool's name or uuid, where the disks hold several
+    #[arg(long)]
+    pub pool: Option<String>,
+}
+
 #[derive(Subcommand, Debug)]
 pub enum DiskCommand {
     /// Every drive of this machine and what it holds
@@ -226,6 +252,18 @@ pub enum DiskCommand {
     },
     /// Where a drive is: serial number, connector, and its light
     Locate(LocateArgs),
+    /// Give up a drive that is gone: its copies are made anew on the others now
+    Remove(RemoveArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct RemoveArgs {
+    /// The drive's name in `drystone status`
+    #[arg(value_name = "DRIVE")]
+    pub disk: String,
+    /// It is dead or will not come back; if it does, it is not used again
+    #[arg(long, required = true)]
+    pub dead: bool,
 }
 
 #[derive(Args, Debug)]
@@ -248,6 +286,9 @@ pub struct ServeArgs {
     /// Memory for buffers and caches
     #[arg(long, value_name = "SIZE", value_parser = parse_memory, default_value = "512MiB")]
     pub memory: ByteLen,
+    /// A drive that was away for so long is given up: its copies are made anew in free space
+    #[arg(long, value_name = "MINUTES", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=525_600))]
+    pub rebuild_after: u32,
 }
 
 /// CPU numbers, ascending, each once.

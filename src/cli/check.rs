@@ -132,7 +132,12 @@ fn findings_of(pool: &PoolReport) -> Vec<(Level, String)> {
 
 fn drive_findings(pool: &PoolReport) -> impl Iterator<Item = (Level, String)> {
     pool.drives.iter().filter_map(|drive| match drive.state {
-        DriveState::Missing | DriveState::Stale | DriveState::Faulted => {
+        DriveState::Suspect
+        | DriveState::Missing
+        | DriveState::Stale
+        | DriveState::Resyncing
+        | DriveState::Rebuilding
+        | DriveState::Faulted => {
             Some((Level::Warning, format!("{} is {}", drive.name, state_of(drive.state))))
         }
         DriveState::Active if drive.read_errors + drive.write_errors > 0 => {
@@ -142,13 +147,14 @@ fn drive_findings(pool: &PoolReport) -> impl Iterator<Item = (Level, String)> {
             );
             Some((Level::Warning, errors))
         }
-        DriveState::Active => None,
+        DriveState::Active | DriveState::Removed => None,
     })
 }
 
 /// Numbers as `label=value;warn;crit;min;max`.
 fn perfdata(pool: &PoolReport) -> String {
-    let bad = pool.drives.iter().filter(|d| d.state != DriveState::Active).count();
+    let bad =
+        pool.drives.iter().filter(|d| !matches!(d.state, DriveState::Active | DriveState::Removed)).count();
     let name = &pool.name;
     format!(
         "{name}_used={}B;;;0;{} {name}_below_promise={}B;0;;0 {name}_unavailable={}B;;0;0 {name}_drives_bad={bad};0;;0;{}",
@@ -210,8 +216,14 @@ mod tests {
         assert_eq!(unreadable.state.exit().number(), 2);
         assert!(unreadable.message.starts_with("tank: 5.0 MB cannot be read; "), "{}", unreadable.message);
         let mut pool = healthy();
-        pool.last_scrub =
-            Some(ScrubReport { ended_unix_ns: 0, checked_bytes: 0, repaired_blocks: 0, lost_blocks: 2 });
+        pool.last_scrub = Some(ScrubReport {
+            ended_unix_ns: 0,
+            checked_bytes: 0,
+            repaired_blocks: 0,
+            unrepaired_blocks: 0,
+            different_blocks: 0,
+            lost_blocks: 2,
+        });
         assert_eq!(check(pool).state, Level::Critical);
     }
 

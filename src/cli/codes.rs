@@ -112,6 +112,16 @@ pub const CODES: &[Code] = &[
         "Raise the limit on open files (LimitNOFILE= in the unit, `ulimit -n`).",
     ),
     code(
+        "FILE_EXISTS",
+        "What is to be written into a new file exists already, and is not overwritten.",
+        "Give another name, or remove the file if nothing in it is needed.",
+    ),
+    code(
+        "FILE_UNWRITABLE",
+        "The file cannot be made or written: the message has the system's words. What was written so far stays.",
+        "Choose a place with enough space on a file system that takes a file of the volume's size.",
+    ),
+    code(
         "INTERRUPTED",
         "The command was interrupted; what it had started goes on in the daemon.",
         "`drystone status` shows how far it is.",
@@ -122,6 +132,11 @@ pub const CODES: &[Code] = &[
         "Ask again with a value that fits.",
     ),
     code("KERNEL_TOO_OLD", "This Linux lacks something that the program needs.", "Use Linux 6.1 or newer."),
+    code(
+        "LOG_DAMAGED",
+        "The newest changes of the pool's metadata are hidden by damage in every copy that is here. Going on without them could give freed space to somebody else or forget where flushed bytes are.",
+        "Bring the pool's other drives. If there are none: drystone pool import --force DISK…",
+    ),
     code(
         "LOG_FULL",
         "The pool's metadata does not fit in the log of its smallest drive.",
@@ -207,8 +222,8 @@ pub const CODES: &[Code] = &[
     ),
     code(
         "SCRUB_FOUND",
-        "A scrub found blocks that differ between their copies or do not match their checksum.",
-        "Reading still gives the right copy where there is one. Find the drive with checksum errors in `drystone status`.",
+        "A scrub found blocks that it could not repair: no copy is right, or the copies differ and nothing tells which is right, or the drive does not take the right one.",
+        "`drystone status` names the drive that gave them and the lost places. Restore those from a backup: a block reads again once it is written.",
     ),
     code("SCRUB_RUNNING", "A scrub of this pool is running.", "Wait for it: `drystone status` shows it."),
     code(
@@ -260,7 +275,7 @@ pub const CODES: &[Code] = &[
     ),
     code(
         "UNKNOWN_FORMAT",
-        "A drive was written by another version of drystone, in a format that this one does not know. Its pool is not opened: going on without that drive could be wrong.",
+        "A drive was written by another version of drystone, in a format or with a feature that this one does not know. Its pool is not opened: going on without that drive could be wrong.",
         "Serve the pool with the version that made it. Nothing was written.",
     ),
     code(

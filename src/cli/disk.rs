@@ -1,11 +1,13 @@
-//! `disk list | show | locate`.
+//! `disk list | show | locate | remove`.
 
 use super::args::{DiskCommand, LocateArgs};
 use super::exit::{Ended, Exit};
 use super::session::{Session, unexpected};
 use super::status::state_of;
+use super::survey::{self, Contents};
 use super::words::{Side, bytes, table};
 use crate::control::api::{DriveReport, Failure, Reply, Request, StatusReport};
+use crate::control::client::Client;
 use crate::control::refusal::{not_inspected, pool_of};
 use crate::disk::inspect::{self, Drive, InspectError, Standing};
 use crate::io::driver::FileKind;
@@ -18,11 +20,14 @@ use std::time::{Duration, Instant};
 /// One burst of reading, and the pause after it: what an eye sees as blinking.
 const BLINK: Duration = Duration::from_millis(400);
 
+const IN_A_POOL: &str = "in a pool";
+
 pub fn run(session: &Session, command: &DiskCommand) -> Result<Exit, Ended> {
     match command {
         DiskCommand::List => list(session)?,
         DiskCommand::Show { disk } => show(session, disk)?,
         DiskCommand::Locate(args) => locate(session, args)?,
+        DiskCommand::Remove(args) => session.change(&Request::DiskDead { disk: args.disk.clone() })?,
     }
     Ok(Exit::Done)
 }
@@ -66,7 +71,7 @@ fn describe(drive: &Drive) -> Listed {
     let state = match drive.standing() {
         Standing::Free => "free",
         Standing::HasData => "has data",
-        Standing::Member => "in a pool",
+        Standing::Member => IN_A_POOL,
         Standing::OffLimits => "off limits",
     };
     Listed {
@@ -104,7 +109,7 @@ fn member_only(member: &DriveReport) -> Listed {
         serial: None,
         wwn: None,
         holds: "a member of a drystone pool".to_owned(),
-        state: "in a pool",
+        state: IN_A_POOL,
         pool: Some(member.pool.clone()),
     }
 }
@@ -135,17 +140,27 @@ struct Shown {
     disk: Option<Listed>,
     /// What its pool says about it.
     member: Option<DriveReport>,
+    /// What of its pool lies on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    contents: Option<Contents>,
 }
 
 fn show(session: &Session, typed: &str) -> Result<(), Ended> {
-    let shown = find(session, typed)?;
+    let mut shown = find(session, typed)?;
+    if let Some(disk) = shown.disk.as_ref().filter(|d| d.state == IN_A_POOL) {
+        match survey::look_at(Path::new(&disk.path)) {
+            Ok(contents) => shown.contents = Some(contents),
+            Err(failure) => session.screen.say(&format!("what lies on it is not shown: {}", failure.message)),
+        }
+    }
     if session.screen.json {
         session.screen.document("drystone.disk/1", &shown);
         return Ok(());
     }
     let found = shown.disk.iter().map(facts);
     let member = shown.member.iter().map(member_facts);
-    session.screen.print(&found.chain(member).collect::<String>());
+    let contents = shown.contents.iter().map(survey::screen);
+    session.screen.print(&found.chain(member).chain(contents).collect::<String>());
     Ok(())
 }
 
@@ -158,7 +173,11 @@ fn find(session: &Session, typed: &str) -> Result<Shown, Ended> {
         Err(error) => return Err(not_inspected(&error).into()),
     };
     if disk.as_ref().is_some_and(|d| d.standing() != Standing::Member) {
-        return Ok(Shown { disk: disk.as_ref().map(describe), member: None });
+        return Ok(Shown { disk: disk.as_ref().map(describe), member: None, contents: None });
+    }
+    // A pool is not opened for being looked at: without a daemon the drive itself tells what is known.
+    if disk.is_some() && Client::connect(&session.globals.control).is_err() {
+        return Ok(Shown { disk: disk.as_ref().map(describe), member: None, contents: None });
     }
     let name = disk.as_ref().map_or(typed.to_owned(), |d| d.path.display().to_string());
     let member = match session.ask(&Request::DiskShow { disk: name }) {
@@ -168,7 +187,7 @@ fn find(session: &Session, typed: &str) -> Result<Shown, Ended> {
         Err(_) if disk.is_some() => None,
         Err(ended) => return Err(ended),
     };
-    Ok(Shown { disk: disk.as_ref().map(describe), member })
+    Ok(Shown { disk: disk.as_ref().map(describe), member, contents: None })
 }
 
 fn facts(disk: &Listed) -> String {
@@ -322,11 +341,11 @@ disk.img                          1.0 GB   in a pool   pool tank
 
     #[test]
     fn a_drive_is_found_by_its_serial_number_and_connector() {
-        let shown = Shown { disk: Some(listed()), member: None };
+        let shown = Shown { disk: Some(listed()), member: None, contents: None };
         let expected = "ata-ST380815AS_6QZ0X1AB (sda)\nserial      6QZ0X1AB   (printed on its label)\n\
                         connector   pci-0000:00:1f.2-ata-2\n";
         assert_eq!(place(&shown, Some("pci-0000:00:1f.2-ata-2")), expected);
-        let gone = Shown { disk: None, member: Some(drive("sdb", 1, 1)) };
+        let gone = Shown { disk: None, member: Some(drive("sdb", 1, 1)), contents: None };
         assert!(place(&gone, None).starts_with("it is not connected\nlast seen at /dev/sdb\n"));
     }
 }

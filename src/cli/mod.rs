@@ -17,10 +17,12 @@ mod export;
 mod interrupt;
 mod plan;
 mod pool;
+mod salvage;
 mod screen;
 mod serve;
 mod session;
 mod status;
+mod survey;
 mod volume;
 mod words;
 

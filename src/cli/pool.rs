@@ -169,6 +169,16 @@ fn destroy(session: &Session, args: &PoolDestroyArgs) -> Result<Exit, Ended> {
 
 /// Starts a scrub. Without a daemon it runs to its end in this process; with one it is waited for if asked.
 fn scrub(session: &Session, args: &PoolScrubArgs) -> Result<Exit, Ended> {
+    if args.status {
+        let pools = session.pools(&Request::PoolShow { pool: args.pool.clone() })?;
+        return Ok(scrubbed(session, &pools));
+    }
+    if let Some(days) = args.every {
+        let seconds = days.saturating_mul(24 * 3600);
+        return session
+            .change(&Request::PoolScrubEvery { pool: args.pool.clone(), seconds })
+            .map(|()| Exit::Done);
+    }
     let background = session.daemon()?.is_some();
     if !(background && args.wait) {
         return session.change(&Request::PoolScrub { pool: args.pool.clone() }).map(|()| Exit::Done);
@@ -199,11 +209,25 @@ fn progress(work: &WorkReport) -> String {
 
 fn scrubbed(session: &Session, pools: &[PoolReport]) -> Exit {
     if session.screen.json {
-        let list: Vec<_> =
-            pools.iter().map(|p| serde_json::json!({ "name": p.name, "last_scrub": p.last_scrub })).collect();
+        let list: Vec<_> = pools
+            .iter()
+            .map(|p| {
+                serde_json::json!({
+                    "name": p.name,
+                    "work": p.work.iter().find(|w| w.kind == WorkKind::Scrub),
+                    "last_scrub": p.last_scrub,
+                    "next_scrub_unix_ns": p.next_scrub_unix_ns,
+                })
+            })
+            .collect();
         session.screen.document("drystone.scrub/1", &serde_json::json!({ "pools": list }));
     } else {
-        pools.iter().for_each(|pool| session.screen.print(&format!("{}\n", status::scrub_line(pool))));
+        for pool in pools {
+            let running = pool.work.iter().find(|w| w.kind == WorkKind::Scrub).map(progress);
+            running.iter().for_each(|line| session.screen.print(&format!("{}: {line}\n", pool.name)));
+            session.screen.print(&format!("{}: {}\n", pool.name, status::scrub_line(pool)));
+            session.screen.print(&status::lost_lines(pool));
+        }
     }
     let lost = pools.iter().filter_map(|p| p.last_scrub.as_ref()).any(|s| s.lost_blocks > 0);
     if lost { Exit::Failed } else { Exit::Done }

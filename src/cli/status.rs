@@ -8,7 +8,7 @@ use super::screen::{Paint, Tone};
 use super::session::Session;
 use super::words::{Side, bar, bytes, copies, count, duration, percent, table};
 use crate::control::api::{
-    DriveReport, DriveState, PoolReport, PoolState, StatusReport, WorkKind, WorkReport,
+    DriveReport, DriveState, LostReport, PoolReport, PoolState, StatusReport, WorkKind, WorkReport,
 };
 
 /// What is said where there is nothing to show.
@@ -16,6 +16,9 @@ pub const NO_POOL: &str = "No pool is known here.\n\
     what drives would give:    drystone plan DISK...\n\
     a new pool:                drystone pool create NAME DISK...\n\
     one that exists already:   drystone pool import DISK...";
+
+/// Lost ranges that are named on the screen.
+const LOST_SHOWN: usize = 5;
 
 /// The width of the words before a line's text.
 const LABEL: usize = 10;
@@ -48,9 +51,13 @@ pub fn pool_screen(pool: &PoolReport, paint: Paint) -> String {
     text += &why(pool);
     text += &space_lines(pool);
     pool.work.iter().for_each(|work| text += &work_line(work));
+    if pool.forced {
+        text += &line("forced", "once opened by order without all its drives: what only they held is lost");
+    }
     if pool.last_scrub.is_some() {
         text += &line("scrub", &scrub_line(pool));
     }
+    text += &lost_lines(pool);
     text += "\n";
     text += &if_this_dies(pool);
     let advice: String = [duty(pool), hints(pool)].concat();
@@ -103,7 +110,10 @@ fn sentence(pool: &PoolReport) -> String {
             format!("every block has {} on {fewest} drives", copies(fewest))
         }
         PoolState::AtRisk => at_risk(pool),
-        PoolState::DataUnavailable => format!("{} cannot be read", bytes(pool.unavailable_bytes)),
+        PoolState::DataUnavailable => {
+            let lost: u64 = pool.lost.iter().map(|l| l.length_bytes).sum();
+            format!("{} cannot be read", bytes(pool.unavailable_bytes + lost))
+        }
         PoolState::Unprotected => {
             "one copy of everything, as asked for: a drive that dies takes data along".to_owned()
         }
@@ -134,15 +144,19 @@ fn why(pool: &PoolReport) -> String {
 }
 
 fn absent(pool: &PoolReport) -> impl Iterator<Item = &DriveReport> {
-    pool.drives.iter().filter(|d| d.state != DriveState::Active)
+    pool.drives.iter().filter(|d| !matches!(d.state, DriveState::Active | DriveState::Removed))
 }
 
 fn complaint(drive: &DriveReport) -> String {
     let what = match drive.state {
         DriveState::Active => "is in use",
+        DriveState::Suspect => "answers slowly",
         DriveState::Missing => "is missing",
         DriveState::Stale => "missed writes and is not read",
+        DriveState::Resyncing => "is being brought up to date",
+        DriveState::Rebuilding => "is given up: its copies are being made on other drives",
         DriveState::Faulted => "failed",
+        DriveState::Removed => "is no part of the pool any more",
     };
     if drive.reason.is_empty() { what.to_owned() } else { format!("{what}: {}", drive.reason) }
 }
@@ -206,23 +220,44 @@ fn work_line(work: &WorkReport) -> String {
     }
 }
 
-/// How the last scrub ended.
+/// How the last scrub ended, and when the next one begins.
 pub fn scrub_line(pool: &PoolReport) -> String {
-    let Some(scrub) = &pool.last_scrub else { return "never scrubbed".to_owned() };
-    let ended = i128::from(scrub.ended_unix_ns);
-    // A time beyond the calendar is shown as what it is not: a day.
-    let day = jiff::Timestamp::from_nanosecond(ended)
-        .map_or("unknown".to_owned(), |t| t.strftime("%F").to_string());
-    let lost = if scrub.lost_blocks > 0 {
-        format!(", {} lost", count_u64(scrub.lost_blocks))
-    } else {
-        String::new()
-    };
+    let next = pool.next_scrub_unix_ns.map_or("no next one".to_owned(), |ns| format!("next {}", day(ns)));
+    let Some(scrub) = &pool.last_scrub else { return format!("never scrubbed, {next}") };
+    let kinds = [
+        (scrub.lost_blocks, "lost"),
+        (scrub.different_blocks, "differ"),
+        (scrub.unrepaired_blocks, "could not be repaired"),
+    ];
+    let bad: Vec<String> =
+        kinds.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!(", {} {what}", count_u64(*n))).collect();
     format!(
-        "last {day}, {} checked, {} repaired{lost}",
+        "last {}, {} checked, {} repaired{}, {next}",
+        day(scrub.ended_unix_ns),
         bytes(scrub.checked_bytes),
-        count_u64(scrub.repaired_blocks)
+        count_u64(scrub.repaired_blocks),
+        bad.concat()
     )
+}
+
+/// The day of a time; one beyond the calendar is shown as what it is not.
+fn day(unix_ns: u64) -> String {
+    jiff::Timestamp::from_nanosecond(i128::from(unix_ns))
+        .map_or("unknown".to_owned(), |t| t.strftime("%F").to_string())
+}
+
+/// Which bytes of which volumes no copy gives any more.
+pub fn lost_lines(pool: &PoolReport) -> String {
+    let name = |lost: &LostReport| {
+        let (length, at) = (lost.length_bytes, lost.offset_bytes);
+        line("lost", &format!("volume {}: {length} bytes at offset {at} have no good copy", lost.volume))
+    };
+    let mut text: String = pool.lost.iter().take(LOST_SHOWN).map(name).collect();
+    if pool.lost.len() > LOST_SHOWN {
+        let rest = pool.lost.len() - LOST_SHOWN;
+        text += &more(&format!("and {}: drystone status --json", count(rest, "more range")));
+    }
+    text
 }
 
 fn count_u64(blocks: u64) -> String {
@@ -241,9 +276,16 @@ fn if_this_dies(pool: &PoolReport) -> String {
     let row = |drive: &DriveReport| {
         let errors = format!("{}/{}/{}", drive.read_errors, drive.write_errors, drive.checksum_errors);
         let (lost, exposed) = match drive.state {
-            DriveState::Active => (bytes(drive.lost_bytes), bytes(drive.exposed_bytes)),
+            DriveState::Active | DriveState::Suspect => (bytes(drive.lost_bytes), bytes(drive.exposed_bytes)),
+            // Out of sync, and yet the only one that has something.
+            _ if drive.lost_bytes > 0 => (bytes(drive.lost_bytes), "-".to_owned()),
             // Its copies do not count any more: nothing further is lost with it.
-            DriveState::Missing | DriveState::Stale | DriveState::Faulted => ("-".to_owned(), "-".to_owned()),
+            DriveState::Missing
+            | DriveState::Stale
+            | DriveState::Resyncing
+            | DriveState::Rebuilding
+            | DriveState::Faulted
+            | DriveState::Removed => ("-".to_owned(), "-".to_owned()),
         };
         let state = state_of(drive.state).to_owned();
         vec![drive.name.clone(), bytes(drive.used_bytes), lost, exposed, state, errors]
@@ -254,9 +296,13 @@ fn if_this_dies(pool: &PoolReport) -> String {
 pub fn state_of(state: DriveState) -> &'static str {
     match state {
         DriveState::Active => "active",
+        DriveState::Suspect => "suspect",
         DriveState::Missing => "missing",
         DriveState::Stale => "stale",
+        DriveState::Resyncing => "resyncing",
+        DriveState::Rebuilding => "rebuilding",
         DriveState::Faulted => "failed",
+        DriveState::Removed => "removed",
     }
 }
 
@@ -291,14 +337,22 @@ fn duty(pool: &PoolReport) -> String {
                 ));
                 lines.push(more("drystone serve"));
             }
-            DriveState::Stale | DriveState::Active => {}
+            DriveState::Stale
+            | DriveState::Resyncing
+            | DriveState::Rebuilding
+            | DriveState::Suspect
+            | DriveState::Removed
+            | DriveState::Active => {}
         }
     }
-    let wrong: u64 = pool.drives.iter().map(|d| d.checksum_errors).sum();
-    if wrong > 0 {
+    if !pool.lost.is_empty() {
+        lines.push(line("do", "restore what lies at the lost places: they read again once they are written"));
+    }
+    for drive in pool.drives.iter().filter(|d| d.checksum_errors > 0 || d.healed_blocks > 0) {
+        let healed = drive.healed_blocks;
         lines.push(line(
             "do",
-            &format!("{wrong} wrong blocks were met and repaired from the other copy: read everything once"),
+            &format!("{} gave wrong blocks; {healed} were repaired: read everything once", drive.name),
         ));
         lines.push(more(&format!("drystone pool scrub {}", pool.name)));
     }

@@ -1,8 +1,9 @@
-//! `volume create | list | show | grow | rename | destroy`.
+//! `volume create | list | show | grow | rename | destroy`; `volume salvage` is in `salvage`.
 
 use super::args::{VolumeCommand, VolumeCreateArgs};
 use super::confirm::{Unasked, confirm};
 use super::exit::{Ended, Exit};
+use super::salvage;
 use super::session::Session;
 use super::words::{Side, bytes, count, table};
 use crate::control::api::{Request, VolumeCreate, VolumeReport};
@@ -20,6 +21,7 @@ pub fn run(session: &Session, command: &VolumeCommand) -> Result<Exit, Ended> {
             session.change(&Request::VolumeRename { volume: volume.clone(), name: name.clone() })?;
         }
         VolumeCommand::Destroy { volume, yes } => destroy(session, volume, *yes)?,
+        VolumeCommand::Salvage(args) => return salvage::run(session, args),
     }
     Ok(Exit::Done)
 }

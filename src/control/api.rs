@@ -31,6 +31,15 @@ pub enum Request {
     PoolScrub {
         pool: Option<String>,
     },
+    /// A drive that is gone will not come back: its copies are made anew now.
+    DiskDead {
+        disk: String,
+    },
+    /// From now on a scrub begins by itself so long after the last one; zero: never.
+    PoolScrubEvery {
+        pool: Option<String>,
+        seconds: u32,
+    },
     PoolDestroy {
         pool: String,
     },
@@ -76,6 +85,8 @@ impl Request {
             | Request::PoolImport { .. }
             | Request::PoolExport { .. }
             | Request::PoolScrub { .. }
+            | Request::PoolScrubEvery { .. }
+            | Request::DiskDead { .. }
             | Request::PoolDestroy { .. }
             | Request::VolumeCreate(_)
             | Request::VolumeGrow { .. }
@@ -204,12 +215,29 @@ pub struct PoolReport {
     pub votes_present: u32,
     pub votes_total: u32,
     pub epoch: u64,
+    /// It was opened by order once, without all that had been acknowledged.
+    #[serde(default)]
+    pub forced: bool,
     /// What is being done in the background.
     #[serde(default)]
     pub work: Vec<WorkReport>,
     /// The last scrub that went through to its end.
     #[serde(default)]
     pub last_scrub: Option<ScrubReport>,
+    /// When the next one begins by itself, nanoseconds since 1970 (UTC); None: never.
+    #[serde(default)]
+    pub next_scrub_unix_ns: Option<u64>,
+    /// What no copy gives any more, as far as it was met.
+    #[serde(default)]
+    pub lost: Vec<LostReport>,
+}
+
+/// Bytes of a volume that cannot be read: every copy is wrong or unreadable.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct LostReport {
+    pub volume: String,
+    pub offset_bytes: u64,
+    pub length_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -236,8 +264,14 @@ pub struct ScrubReport {
     /// When it ended, nanoseconds since 1970 (UTC).
     pub ended_unix_ns: u64,
     pub checked_bytes: u64,
-    /// Blocks of a copy that were wrong and were rewritten, and those with no good copy left.
+    /// Copies of blocks that were wrong or unreadable: written again from another copy, and those where that failed.
     pub repaired_blocks: u64,
+    #[serde(default)]
+    pub unrepaired_blocks: u64,
+    /// Blocks whose copies differ while nothing tells which is right.
+    #[serde(default)]
+    pub different_blocks: u64,
+    /// Blocks with no good copy left.
     pub lost_blocks: u64,
 }
 
@@ -245,12 +279,20 @@ pub struct ScrubReport {
 #[serde(rename_all = "snake_case")]
 pub enum DriveState {
     Active,
+    /// In sync, but slow or silent at the moment.
+    Suspect,
     /// Not there.
     Missing,
     /// There, but its copies missed writes and are not read.
     Stale,
+    /// There, and what it missed is being copied to it.
+    Resyncing,
+    /// Given up: its copies are being made anew on other drives.
+    Rebuilding,
     /// There, but failed.
     Faulted,
+    /// Taken out of the pool.
+    Removed,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
@@ -273,6 +315,9 @@ pub struct DriveReport {
     pub read_errors: u64,
     pub write_errors: u64,
     pub checksum_errors: u64,
+    /// Blocks of it that were written again from another copy.
+    #[serde(default)]
+    pub healed_blocks: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]

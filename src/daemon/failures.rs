@@ -17,6 +17,9 @@ pub fn pool_failure(error: &PoolError) -> Failure {
         PoolError::UnknownFormat { .. } => Failure::refused("UNKNOWN_FORMAT", text)
             .with("Nothing was written.")
             .with("serve it with the version of drystone that made it"),
+        PoolError::UnknownFeatures { .. } => Failure::refused("UNKNOWN_FORMAT", text)
+            .with("Nothing was written.")
+            .with("serve it with the version of drystone that made it, or a newer one"),
         PoolError::SeveralPools(_) => Failure::refused("SEVERAL_POOLS", text).with("name one: --pool NAME"),
         PoolError::Twins(_, _) => {
             Failure::refused("TWINS", text).with("neither is used until one of them is taken away")
@@ -29,6 +32,9 @@ pub fn pool_failure(error: &PoolError) -> Failure {
             .with("that, and refuses them for ever; what only they held is lost"),
         PoolError::Forked { .. } => Failure::refused("TWO_HISTORIES", text)
             .with("each half was used without the other; take one half away, then import the other"),
+        PoolError::LogDamaged { .. } => Failure::refused("LOG_DAMAGED", text)
+            .with("nothing was written. Bring the drives that are missing, then: drystone pool import DISK…")
+            .with("none is missing? `drystone pool import --force DISK…` goes on with what can be read, and records that"),
         PoolError::NoLog { .. } => Failure::failed("NO_LOG", text),
         PoolError::Frozen => Failure::failed("MAJORITY_LOST", text)
             .with("stop the daemon, bring the missing drives back, and start it again"),

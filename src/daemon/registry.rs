@@ -59,6 +59,24 @@ pub fn places(remembered: &[PathBuf]) -> Vec<PathBuf> {
     places.into_iter().collect()
 }
 
+/// What to remember of a pool: where members are, and, while some are not there, where these may be again.
+pub fn to_remember(
+    here: Vec<PathBuf>,
+    all_here: bool,
+    looked_at: &[PathBuf],
+    before: &[PathBuf],
+) -> Vec<PathBuf> {
+    if all_here {
+        return here;
+    }
+    // Of the drives that were looked at, which is every one of this machine, only those that were members before:
+    // one of them is enough for all to be looked at again.
+    let files = looked_at.iter().filter(|path| !path.starts_with("/dev"));
+    let absent: BTreeSet<&PathBuf> = files.chain(before).filter(|path| !here.contains(path)).collect();
+    let absent: Vec<PathBuf> = absent.into_iter().cloned().collect();
+    here.into_iter().chain(absent).collect()
+}
+
 fn canonical(path: &Path) -> PathBuf {
     std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
@@ -109,5 +127,14 @@ mod tests {
         assert_eq!(load(dir.path()), Ok(vec![]));
         std::fs::write(dir.path().join(FILE), "{").unwrap();
         assert_eq!(load(dir.path()).unwrap_err().code, "STATE_UNUSABLE");
+    }
+
+    #[test]
+    fn the_only_drive_among_files_is_looked_for_again_after_a_start_without_it() {
+        let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let (before, looked_at) = (paths(&["/a", "/dev/loop0"]), paths(&["/a", "/b", "/dev/sda"]));
+        let remembered = to_remember(paths(&["/a"]), false, &looked_at, &before);
+        assert_eq!(remembered, paths(&["/a", "/b", "/dev/loop0"]));
+        assert_eq!(to_remember(paths(&["/a", "/dev/loop1"]), true, &looked_at, &before).len(), 2);
     }
 }

@@ -1,15 +1,15 @@
 //! A pool's figures in the words of the control protocol. Pure.
 
+use crate::base::limits::BLOCK;
 use crate::control::api::{
-    DriveReport, DriveState, PoolReport, PoolState, ScrubReport, VolumeReport, WorkReport,
+    DriveReport, DriveState, LostReport, PoolReport, PoolState, ScrubReport, VolumeReport, WorkReport,
 };
-use crate::pool::report::{MemberFacts, PoolFacts, VolumeFacts};
-use crate::pool::state::MemberState;
+use crate::pool::report::{LostRange, MemberFacts, PoolFacts, VolumeFacts};
+use crate::pool::state::{MemberState, ScrubRun};
 
 /// What the pool's figures do not contain.
 pub struct Beside {
     pub work: Vec<WorkReport>,
-    pub last_scrub: Option<ScrubReport>,
 }
 
 /// The report of a pool; `connections` tells how many clients have a volume open.
@@ -36,15 +36,37 @@ pub fn pool_report(facts: &PoolFacts, beside: Beside, connections: impl Fn(&str)
         votes_present: u32::try_from(facts.votes.present).unwrap_or(u32::MAX),
         votes_total: u32::try_from(facts.votes.total).unwrap_or(u32::MAX),
         epoch: facts.epoch,
+        forced: facts.state.forced,
         work: beside.work,
-        last_scrub: beside.last_scrub,
+        last_scrub: facts.state.scrubs.last.as_ref().map(scrub_report),
+        next_scrub_unix_ns: facts.state.scrubs.due_wall_ns(),
+        lost: facts.lost.iter().map(lost_report).collect(),
+    }
+}
+
+fn scrub_report(run: &ScrubRun) -> ScrubReport {
+    ScrubReport {
+        ended_unix_ns: run.ended_wall_ns,
+        checked_bytes: run.found.blocks * BLOCK,
+        repaired_blocks: run.found.repaired,
+        unrepaired_blocks: run.found.unrepaired,
+        different_blocks: run.found.different,
+        lost_blocks: run.found.lost,
+    }
+}
+
+fn lost_report(lost: &LostRange) -> LostReport {
+    LostReport {
+        volume: lost.volume.clone(),
+        offset_bytes: lost.span.offset().0,
+        length_bytes: lost.span.len().0,
     }
 }
 
 fn pool_state(facts: &PoolFacts) -> PoolState {
     let any = |pick: fn(&VolumeFacts) -> u64| facts.volumes.iter().any(|v| pick(v) > 0);
     let promised = facts.state.copies > 1 || facts.volumes.iter().any(|v| v.copies > 1);
-    if any(|v| v.unavailable.0) {
+    if any(|v| v.unavailable.0) || !facts.lost.is_empty() {
         PoolState::DataUnavailable
     } else if any(|v| v.below_promise.0) {
         PoolState::AtRisk
@@ -64,9 +86,13 @@ fn drive_report(member: &MemberFacts, pool: &str) -> DriveReport {
         size_bytes: member.size.0,
         state: match member.state {
             MemberState::Active => DriveState::Active,
+            MemberState::Suspect => DriveState::Suspect,
             MemberState::Missing => DriveState::Missing,
             MemberState::Stale => DriveState::Stale,
+            MemberState::Resyncing => DriveState::Resyncing,
+            MemberState::Rebuilding => DriveState::Rebuilding,
             MemberState::Faulted => DriveState::Faulted,
+            MemberState::Removed => DriveState::Removed,
         },
         reason: member.reason.clone(),
         rotational: member.rotational,
@@ -76,6 +102,7 @@ fn drive_report(member: &MemberFacts, pool: &str) -> DriveReport {
         read_errors: member.read_errors,
         write_errors: member.write_errors,
         checksum_errors: member.checksum_errors,
+        healed_blocks: member.healed_blocks,
     }
 }
 

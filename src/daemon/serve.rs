@@ -67,7 +67,9 @@ pub fn serve(globals: &Globals, args: &ServeArgs) -> Result<(), Failure> {
     let home = build(plan(0, cpus[0], &memory)?, &drivers).map_err(|e| e.to_failure())?;
     let others = start_others(desks, &cpus, &memory, &drivers)?;
     let stops = forward_signals(signals)?;
-    let service = Rc::new(Service::new(&home, globals.state.clone(), memory.cache, catalog, Some(target)));
+    let mut service = Service::new(&home, globals.state.clone(), memory.cache, catalog, Some(target));
+    service.rebuild_after = Duration::from_secs(60 * u64::from(args.rebuild_after));
+    let service = Rc::new(service);
     let (globals, args) = (globals.clone(), args.clone());
     let core = home.clone();
     let result = home.run_until(async move { run(core, service, home_desk, globals, args, stops).await });

@@ -11,13 +11,16 @@ use crate::base::size::show_size;
 use crate::base::units::ByteLen;
 use crate::bench::NETWORK_EXPORT;
 use crate::control::api::{
-    Failure, PoolCreate, PoolReport, Reply, Request, ScrubReport, StatusReport, VolumeCreate, VolumeReport,
-    WorkKind, WorkReport,
+    Failure, PoolCreate, PoolReport, Reply, Request, StatusReport, VolumeCreate, VolumeReport, WorkKind,
+    WorkReport,
 };
 use crate::control::refusal::{admit, not_inspected};
 use crate::control::server::ConnectionId;
 use crate::disk::inspect::{Drive, inspect};
-use crate::pool::{self, CreatePlan, OpenPlan, Pool, PoolError, VolumePlan};
+use crate::pool::progress::Progress;
+use crate::pool::report::MemberFacts;
+use crate::pool::verdict::Findings;
+use crate::pool::{self, CreatePlan, OpenPlan, Pool, PoolError, REBUILD_AFTER, VolumePlan};
 use crate::reactor::Core;
 use crate::reactor::sync::{Budget, WaitList, oneshot};
 use crate::target::Target;
@@ -42,6 +45,8 @@ pub struct Service {
     pub state: PathBuf,
     /// Memory for the state of regions, of each pool.
     pub cache: ByteLen,
+    /// How long a member may be away before its copies are made anew on others.
+    pub rebuild_after: Duration,
     pub catalog: Arc<Catalog>,
     pub target: Option<Target>,
     pub listening: RefCell<Vec<String>>,
@@ -56,8 +61,6 @@ pub struct Service {
 /// A pool and what is going on with it.
 struct OpenPool {
     pool: Pool,
-    scrubbing: Cell<bool>,
-    last_scrub: RefCell<Option<ScrubReport>>,
 }
 
 impl Service {
@@ -72,6 +75,7 @@ impl Service {
             core: core.clone(),
             state,
             cache,
+            rebuild_after: REBUILD_AFTER,
             catalog,
             target,
             listening: RefCell::default(),
@@ -177,7 +181,9 @@ impl Service {
             Request::PoolImport { disks, pool, force } => self.import(disks, pool.as_deref(), force).await?,
             Request::PoolExport { pool } => self.export(&pool, true).await?,
             Request::PoolScrub { pool } => self.scrub(pool.as_deref()).await?,
+            Request::PoolScrubEvery { pool, seconds } => self.scrub_every(pool.as_deref(), seconds).await?,
             Request::PoolDestroy { pool } => self.destroy_pool(&pool).await?,
+            Request::DiskDead { disk } => self.declare_dead(&disk).await?,
             Request::VolumeCreate(create) => self.create_volume(create).await?,
             Request::VolumeGrow { volume, size_bytes } => self.grow(&volume, ByteLen(size_bytes)).await?,
             Request::VolumeRename { volume, name } => self.rename(&volume, &name).await?,
@@ -260,7 +266,8 @@ impl Service {
         force: bool,
     ) -> Result<Rc<OpenPool>, Failure> {
         let witness_folder = self.state.clone();
-        let plan = OpenPlan { disks, pool: uuid, witness_folder, force, cache: self.cache };
+        let (cache, rebuild_after) = (self.cache, self.rebuild_after);
+        let plan = OpenPlan { disks, pool: uuid, witness_folder, force, cache, rebuild_after };
         let pool = pool::open(&self.core, &plan).await.map_err(|e| pool_failure(&e))?;
         let name = pool.name();
         if self.pools.borrow().contains_key(&name) {
@@ -269,7 +276,7 @@ impl Service {
             return Err(Failure::refused("POOL_EXISTS", format!("another pool named {name} is open")));
         }
         self.remember(&pool, &name, &plan.disks)?;
-        let open = Rc::new(OpenPool { pool, scrubbing: Cell::new(false), last_scrub: RefCell::default() });
+        let open = Rc::new(OpenPool { pool });
         self.offer(&open);
         self.pools.borrow_mut().insert(name, open.clone());
         Ok(open)
@@ -278,14 +285,11 @@ impl Service {
     /// Remembers where the members are, and the places of those that are not there now.
     fn remember(&self, pool: &Pool, name: &str, looked_at: &[PathBuf]) -> Result<(), Failure> {
         let members = pool.facts().members;
-        let mut disks: Vec<PathBuf> = members.iter().filter_map(|m| m.path.clone()).collect();
-        if disks.len() < members.len() {
-            let before = registry::load(&self.state)?.into_iter().filter(|k| k.uuid == pool.uuid());
-            let known: Vec<PathBuf> = before.flat_map(|k| k.disks).collect();
-            let files = looked_at.iter().chain(&known).filter(|path| !path.starts_with("/dev"));
-            let absent: BTreeSet<PathBuf> = files.filter(|path| !disks.contains(path)).cloned().collect();
-            disks.extend(absent);
-        }
+        let here: Vec<PathBuf> = members.iter().filter_map(|m| m.path.clone()).collect();
+        let known = registry::load(&self.state)?.into_iter().filter(|k| k.uuid == pool.uuid());
+        let before: Vec<PathBuf> = known.flat_map(|k| k.disks).collect();
+        let all_here = here.len() == members.len();
+        let disks = registry::to_remember(here, all_here, looked_at, &before);
         registry::remember(&self.state, KnownPool { uuid: pool.uuid(), name: name.to_owned(), disks })
     }
 
@@ -312,7 +316,6 @@ impl Service {
         for volume in open.pool.volumes().keys() {
             self.refuse_if_connected(volume)?;
         }
-        self.refuse_if_scrubbing(&open)?;
         self.withdraw(&open);
         self.pools.borrow_mut().remove(name);
         let closed = open.pool.close(&self.core).await;
@@ -339,36 +342,35 @@ impl Service {
 
     async fn scrub(self: &Rc<Service>, name: Option<&str>) -> Result<String, Failure> {
         let open = self.find_pool(name)?;
-        self.refuse_if_scrubbing(&open)?;
-        open.scrubbing.set(true);
+        if open.pool.is_scrubbing() {
+            return Err(Failure::refused("SCRUB_RUNNING", "a scrub of this pool is running"));
+        }
         if self.target.is_some() {
-            let (service, open) = (self.clone(), open.clone());
-            self.core.spawn(async move { service.scrub_to_end(&open).await });
+            open.pool.begin_scrub(&self.core).await.map_err(|e| pool_failure(&e))?;
             return Ok("scrub started".to_owned());
         }
-        self.scrub_to_end(&open).await;
-        let last = open.last_scrub.borrow().clone().expect("just ended");
-        let checked = show_size(ByteLen(last.checked_bytes));
-        match last.lost_blocks {
-            0 => Ok(format!("scrub: {checked} read, every copy is right")),
-            bad => Err(Failure::failed(
+        let found = open.pool.scrub(&self.core).await.map_err(|e| pool_failure(&e))?;
+        let checked = show_size(ByteLen(found.blocks * BLOCK));
+        let repaired = match found.repaired {
+            0 => String::new(),
+            n => format!(", {n} wrong copies repaired"),
+        };
+        match found.lost + found.different + found.unrepaired {
+            0 => Ok(format!("scrub: {checked} read{repaired}, every copy is right")),
+            _ => Err(Failure::failed(
                 "SCRUB_FOUND",
-                format!("{checked} read, {bad} blocks are wrong on some copy"),
+                format!("{checked} read{repaired}; {}", what_is_left(&found)),
             )),
         }
     }
 
-    async fn scrub_to_end(&self, open: &OpenPool) {
-        let facts = open.pool.scrub(&self.core).await;
-        let wrong = facts.different.max(facts.mismatched).max(facts.unreadable);
-        tracing::info!(blocks = facts.blocks, wrong, "scrub ended");
-        *open.last_scrub.borrow_mut() = Some(ScrubReport {
-            ended_unix_ns: self.core.wall_ns(),
-            checked_bytes: facts.blocks * BLOCK,
-            repaired_blocks: 0,
-            lost_blocks: wrong,
-        });
-        open.scrubbing.set(false);
+    async fn scrub_every(&self, name: Option<&str>, seconds: u32) -> Result<String, Failure> {
+        let open = self.find_pool(name)?;
+        open.pool.scrub_every(seconds).await.map_err(|e| pool_failure(&e))?;
+        Ok(match seconds {
+            0 => "no scrub begins by itself any more".to_owned(),
+            _ => format!("a scrub begins by itself {} days after the last one", seconds / (24 * 3600)),
+        })
     }
 
     fn find_pool(&self, name: Option<&str>) -> Result<Rc<OpenPool>, Failure> {
@@ -385,13 +387,6 @@ impl Service {
         }
     }
 
-    fn refuse_if_scrubbing(&self, open: &OpenPool) -> Result<(), Failure> {
-        if open.scrubbing.get() {
-            return Err(Failure::refused("SCRUB_RUNNING", "a scrub of this pool is running"));
-        }
-        Ok(())
-    }
-
     fn reports(&self, name: Option<&str>) -> Result<Vec<PoolReport>, Failure> {
         let pools = self.pools.borrow();
         let wanted = |n: &String| name.is_none_or(|name| name == n);
@@ -405,21 +400,39 @@ impl Service {
 
     fn report(&self, open: &OpenPool) -> PoolReport {
         let facts = open.pool.facts();
-        let total = facts.volumes.iter().map(|v| v.allocated.0).sum();
-        let scrub =
-            WorkReport { kind: WorkKind::Scrub, done_bytes: 0, total_bytes: total, bytes_per_second: 0 };
-        let work = open.scrubbing.get().then_some(scrub).into_iter().collect();
-        let beside = Beside { work, last_scrub: open.last_scrub.borrow().clone() };
+        let shared = open.pool.shared();
+        let works = [
+            (WorkKind::Resync, &shared.resync_progress),
+            (WorkKind::Rebuild, &shared.rebuild_progress),
+            (WorkKind::Scrub, &shared.scrub_progress),
+        ];
+        let report = |(kind, progress): (WorkKind, &Progress)| {
+            let underway = progress.underway(self.core.now())?;
+            let (done_bytes, total_bytes) = (underway.done.0, underway.total.0);
+            Some(WorkReport { kind, done_bytes, total_bytes, bytes_per_second: underway.rate })
+        };
+        let beside = Beside { work: works.into_iter().filter_map(report).collect() };
         pool_report(&facts, beside, |volume| self.connections(volume))
+    }
+
+    async fn declare_dead(&self, disk: &str) -> Result<String, Failure> {
+        let pools: Vec<Rc<OpenPool>> = self.pools.borrow().values().cloned().collect();
+        let named = |m: &MemberFacts| m.name == disk || m.uuid.to_string() == disk;
+        let found =
+            pools.iter().find_map(|p| p.pool.facts().members.into_iter().find(|m| named(m)).map(|m| (p, m)));
+        let Some((open, member)) = found else { return Err(no_disk(disk)) };
+        if member.in_sync {
+            return Err(Failure::refused("DISK_IN_USE", format!("{disk} is there and in use"))
+                .with("take it out first, or wait until it has failed"));
+        }
+        open.pool.declare_dead(member.id).await.map_err(|e| pool_failure(&e))?;
+        Ok(format!("{disk} is given up; its copies are made anew on the other drives: drystone status"))
     }
 
     fn show_disk(&self, disk: &str) -> Result<Reply, Failure> {
         let drives = self.reports(None)?.into_iter().flat_map(|p| p.drives);
         let mut found = drives.filter(|d| d.name == disk || d.path == disk || d.uuid == disk);
-        found.next().map(Reply::Disk).ok_or_else(|| {
-            Failure::failed("DISK_NOT_FOUND", format!("{disk} is no drive of an open pool"))
-                .with("drystone disk list")
-        })
+        found.next().map(Reply::Disk).ok_or_else(|| no_disk(disk))
     }
 
     // Volumes.
@@ -507,6 +520,22 @@ fn no_pool(name: &str) -> Failure {
         .with("drystone pool list; closed ones: drystone pool import DISK…")
 }
 
+fn no_disk(name: &str) -> Failure {
+    Failure::failed("DISK_NOT_FOUND", format!("{name} is no drive of an open pool"))
+        .with("drystone disk list")
+}
+
 fn no_volume(name: &str) -> Failure {
     pool_failure(&PoolError::NoVolume(name.to_owned()))
+}
+
+/// What a scrub could not repair.
+fn what_is_left(found: &Findings) -> String {
+    let kinds = [
+        (found.lost, "have no good copy left"),
+        (found.different, "differ between their copies, and nothing tells which is right"),
+        (found.unrepaired, "are wrong on one copy that could not be written"),
+    ];
+    let said = kinds.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} blocks {what}"));
+    said.collect::<Vec<_>>().join("; ")
 }

@@ -3,6 +3,8 @@
 //! Who asks is served by a round that *starts* after the asking: a round already under way may have missed what
 //! the asker wants covered.
 
+use crate::base::planted::{Planted, is_planted};
+use crate::reactor::Core;
 use crate::reactor::sync::{WaitList, lock};
 use std::future::Future;
 use std::sync::Mutex;
@@ -43,8 +45,12 @@ impl Drop for Lead<'_> {
 
 impl Rounds {
     /// Waits for a round that starts after this call, doing its work if nobody else does. True if it succeeded.
-    pub async fn join<F: Future<Output = bool>>(&self, work: impl Fn() -> F) -> bool {
-        let wanted = lock(&self.state).started + 1;
+    pub async fn join<F: Future<Output = bool>>(&self, core: &Core, work: impl Fn() -> F) -> bool {
+        let wanted = {
+            let state = lock(&self.state);
+            let older = state.running && is_planted(core, Planted::JoinOlderFlush);
+            state.started + u64::from(!older)
+        };
         loop {
             let ticket = self.changed.ticket();
             let lead = {

@@ -85,7 +85,11 @@ impl RegionCache {
         for shard in &self.shards {
             lock(shard).retain(|key, region| {
                 let forget = key.volume == volume;
-                marked += usize::from(forget && matches!(region.state().mark, Mark::Durable { .. }));
+                if forget {
+                    // Whoever is about to clean it finds no mark: its extents may be somebody else's soon.
+                    let mark = std::mem::replace(&mut region.state().mark, Mark::Clear);
+                    marked += usize::from(matches!(mark, Mark::Durable { .. }));
+                }
                 !forget
             });
         }

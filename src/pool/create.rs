@@ -8,12 +8,13 @@ use super::error::PoolError;
 use super::layout::{MemberLayout, extent_size_for, member_layout, member_size_min};
 use super::log::{Cursor, LogArea, append, write_bytes};
 use super::record::{Header, Kind};
-use super::state::{MemberRecord, MemberState, State};
+use super::scrub::EVERY_DEFAULT_S;
+use super::state::{Absence, MemberRecord, MemberState, Scrubs, State};
 use super::state_codec::emit_state;
 use super::superblock::Superblock;
 use crate::base::limits::{BLOCK, CHUNK_MAX, EXTENT_MAX, EXTENT_MIN, MEMBERS_MAX, NAME_MAX};
 use crate::base::units::{ByteLen, ByteOffset, MemberId};
-use crate::disk::Disk;
+use crate::disk::{Disk, Patience};
 use crate::io::driver::Access;
 use crate::reactor::Core;
 use nix::errno::Errno;
@@ -102,7 +103,14 @@ async fn format(core: &Core, plan: &CreatePlan, disks: &[(Disk, String)]) -> Res
         let (size, extents) = (layout.size, layout.extents);
         records.insert(
             ids[i],
-            MemberRecord { uuid: members[i], size, extents, state: MemberState::Active, name },
+            MemberRecord {
+                uuid: members[i],
+                size,
+                extents,
+                state: MemberState::Active,
+                absence: Absence::default(),
+                name,
+            },
         );
     }
     let state = State {
@@ -112,6 +120,8 @@ async fn format(core: &Core, plan: &CreatePlan, disks: &[(Disk, String)]) -> Res
         copies: plan.copies,
         clean: true,
         forced: false,
+        lineage: Vec::new(),
+        scrubs: Scrubs { since_wall_ns: core.wall_ns(), every_s: EVERY_DEFAULT_S, ..Scrubs::default() },
         members: records,
         volumes: BTreeMap::new(),
         next_volume: 0,
@@ -167,9 +177,10 @@ fn layouts(plan: &CreatePlan, disks: &[(Disk, String)]) -> Result<Vec<MemberLayo
 async fn format_member(core: &Core, disk: &Disk, layout: &MemberLayout, body: &[u8]) -> Result<(), Errno> {
     // What was here before shall not be found again: old superblocks, signatures of other formats, old logs.
     let zeroes = vec![0; ByteLen(BLOCK).as_usize() * 16];
-    write_bytes(core, disk, ByteOffset(0), &zeroes).await?;
-    write_bytes(core, disk, ByteOffset(layout.size.0 - zeroes.len() as u64), &zeroes).await?; // widening
-    write_bytes(core, disk, layout.log_start(0), &zeroes).await?;
+    write_bytes(core, disk, ByteOffset(0), &zeroes, Patience::Opening).await?;
+    write_bytes(core, disk, ByteOffset(layout.size.0 - zeroes.len() as u64), &zeroes, Patience::Opening)
+        .await?; // widening
+    write_bytes(core, disk, layout.log_start(0), &zeroes, Patience::Opening).await?;
     DirtyLog::format(core, disk, layout).await?;
     let area = LogArea { start: super::layout::LOG_START, generation_len: layout.log_generation };
     write_log(core, disk, area, body).await
@@ -180,7 +191,7 @@ async fn write_log(core: &Core, disk: &Disk, area: LogArea, body: &[u8]) -> Resu
     let cursor = Cursor { generation: 1, offset: ByteLen(0) };
     let body_len = body.len() as u64; // widening
     let header = Header { kind: Kind::Checkpoint, generation: 1, epoch: 1, sequence: 1, before: 0, body_len };
-    append(core, disk, area, cursor, &header, body).await.map(|_| ())
+    append(core, disk, area, cursor, &header, body, Patience::Opening).await.map(|_| ())
 }
 
 async fn write_superblocks(
@@ -191,7 +202,7 @@ async fn write_superblocks(
 ) -> Result<(), Errno> {
     // The back one first: the front one is what makes the drive a member.
     for at in layout.superblocks().into_iter().rev() {
-        write_bytes(core, disk, at, &sb.emit(at)).await?;
+        write_bytes(core, disk, at, &sb.emit(at), Patience::Opening).await?;
     }
     Ok(())
 }
@@ -205,7 +216,7 @@ pub async fn erase(core: &Core, path: &Path) -> Result<(), PoolError> {
     let zeroes = vec![0; len.as_usize()];
     let mut result = Ok(());
     for at in [0, end - len.0] {
-        result = result.and(write_bytes(core, &disk, ByteOffset(at), &zeroes).await);
+        result = result.and(write_bytes(core, &disk, ByteOffset(at), &zeroes, Patience::Opening).await);
     }
     disk.close(core).await;
     result.map_err(|errno| disk_error(&disk, "erased", errno))

@@ -8,11 +8,12 @@
 //! not verify counts as all ones. Writes to one block of sectors are issued one at a time.
 
 use super::layout::{DIRTY_BITS_PER_SECTOR, DIRTY_HEADER_LEN, MemberLayout};
+use super::planted::{Planted, is_planted};
 use crate::base::bitmap::Bitmap;
 use crate::base::checksum::structure_sum;
 use crate::base::limits::BLOCK;
 use crate::base::units::{ByteLen, ByteOffset};
-use crate::disk::Disk;
+use crate::disk::{Disk, Patience};
 use crate::io::buf::Buf;
 use crate::reactor::Core;
 use crate::reactor::sync::{WaitList, lock};
@@ -104,14 +105,22 @@ impl DirtyLog {
             for block in 0..blocks {
                 let block = ByteLen(block).as_usize();
                 let bytes = emit_block(plane, block, &Bitmap::new(0));
-                super::log::write_bytes(core, disk, log.block_at(plane, block), &bytes).await?;
+                super::log::write_bytes(core, disk, log.block_at(plane, block), &bytes, Patience::Opening)
+                    .await?;
             }
         }
         Ok(())
     }
 
     /// Sets a region's bit; returns when it is durable.
-    pub async fn mark(&self, core: &Core, disk: &Disk, plane: Plane, region: u64) -> Result<(), Errno> {
+    pub async fn mark(
+        &self,
+        core: &Core,
+        disk: &Disk,
+        plane: Plane,
+        region: u64,
+        patience: Patience,
+    ) -> Result<(), Errno> {
         let bit = ByteLen(region).as_usize();
         lock(&self.state).planes[plane_index(plane)].bits.set(bit, true);
         loop {
@@ -126,7 +135,8 @@ impl DirtyLog {
             match buf {
                 None => ticket.await,
                 Some((buf, bits)) => {
-                    self.write_block(core, disk, plane, bit / BITS_PER_BLOCK, buf, bits, true).await?
+                    self.write_block(core, disk, plane, bit / BITS_PER_BLOCK, buf, bits, true, patience)
+                        .await?
                 }
             }
         }
@@ -144,32 +154,45 @@ impl DirtyLog {
     }
 
     /// Writes the blocks with cleared bits; not durable by itself, since a bit that is still set costs only work.
-    pub async fn save_cleared(&self, core: &Core, disk: &Disk) -> Result<(), Errno> {
+    pub async fn save_cleared(&self, core: &Core, disk: &Disk, patience: Patience) -> Result<(), Errno> {
         for plane in [Plane::Dirty, Plane::Missed] {
             let behind: Vec<usize> = lock(&self.state).planes[plane_index(plane)].behind.iter().collect();
             for block in behind {
                 let begun = self.begin_write(core, &mut lock(&self.state), plane, block);
                 // A block that is being written is left for the next time.
                 if let Some((buf, words)) = begun {
-                    self.write_block(core, disk, plane, block, buf, words, false).await?;
+                    self.write_block(core, disk, plane, block, buf, words, false, patience).await?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Copies the dirty plane into the missed plane, durable: another copy of these regions is given up.
-    pub async fn dirty_to_missed(&self, core: &Core, disk: &Disk) -> Result<(), Errno> {
-        let regions = self.marked(Plane::Dirty);
-        {
-            // All bits first, so that one write of a block brings all of its bits to the disk.
-            let mut state = lock(&self.state);
-            for region in &regions {
-                state.planes[plane_index(Plane::Missed)].bits.set(ByteLen(*region).as_usize(), true);
-            }
+    /// In memory, every dirty region counts as missed by some copy from now on; `save_missed` makes that durable.
+    /// Done without a pause together with the change of membership, so that no region is cleaned in between.
+    pub fn note_missed(&self) {
+        let mut state = lock(&self.state);
+        let [dirty, missed] = &mut state.planes;
+        for region in dirty.bits.iter() {
+            missed.bits.set(region, true);
         }
-        for region in regions {
-            self.mark(core, disk, Plane::Missed, region).await?;
+    }
+
+    /// In memory, these regions count as missed by some copy.
+    pub fn note_missed_range(&self, regions: std::ops::Range<u64>) {
+        let (start, end) = (ByteLen(regions.start).as_usize(), ByteLen(regions.end).as_usize());
+        lock(&self.state).planes[plane_index(Plane::Missed)].bits.set_range(start..end, true);
+    }
+
+    /// Makes the missed plane durable as it is in memory.
+    pub async fn save_missed(&self, core: &Core, disk: &Disk, patience: Patience) -> Result<(), Errno> {
+        let wanted: Vec<u64> = {
+            let state = lock(&self.state);
+            let missed = &state.planes[plane_index(Plane::Missed)];
+            missed.bits.iter().filter(|bit| !missed.durable.get(*bit)).map(|bit| bit as u64).collect() // widening
+        };
+        for region in wanted {
+            self.mark(core, disk, Plane::Missed, region, patience).await?;
         }
         Ok(())
     }
@@ -215,8 +238,10 @@ impl DirtyLog {
         buf: Buf,
         words: Vec<u64>,
         durable: bool,
+        patience: Patience,
     ) -> Result<(), Errno> {
-        let result = disk.write(core, self.block_at(plane, block), buf, durable).await;
+        let past_cache = durable && !is_planted(core, Planted::MarkNotDurable);
+        let result = disk.write(core, self.block_at(plane, block), buf, past_cache, patience).await;
         {
             let mut state = lock(&self.state);
             state.writing.remove(&(plane, block));
@@ -279,6 +304,20 @@ fn parse_plane(plane: Plane, bytes: &[u8], bits: &mut Bitmap) {
     }
 }
 
+/// What the bytes of a plane say of so many regions: their bits, and how many sectors do not verify.
+pub fn read_plane(plane: Plane, bytes: &[u8], regions: u64) -> (Bitmap, usize) {
+    let mut bits = Bitmap::new(ByteLen(regions).as_usize());
+    parse_plane(plane, bytes, &mut bits);
+    let header_len = ByteLen(DIRTY_HEADER_LEN).as_usize();
+    let unsound = |(sector, raw): &(usize, &[u8])| {
+        let (header, body) = raw.split_at(header_len);
+        header != sector_header(plane, *sector, body)
+    };
+    let used = bits.len().div_ceil(BITS);
+    let damaged = bytes.chunks_exact(SECTOR).enumerate().take(used).filter(unsound).count();
+    (bits, damaged)
+}
+
 fn sector_header(plane: Plane, sector: usize, body: &[u8]) -> [u8; 16] {
     let number = u32::try_from(sector * 2 + plane_index(plane)).expect("sectors of a plane are few");
     let mut header = [0; 16];
@@ -307,6 +346,7 @@ mod tests {
         bytes[SECTOR + 20] ^= 1;
         parse_plane(Plane::Dirty, &bytes, &mut back);
         assert!(back.all(BITS..BITS + 100) && back.get(3) && !back.get(4));
+        assert_eq!(read_plane(Plane::Dirty, &bytes, back.len() as u64), (back.clone(), 1));
         parse_plane(Plane::Missed, &emit_block(Plane::Dirty, 0, &bits), &mut back);
         assert_eq!(back.count(), back.len(), "a sector of the other plane does not verify");
     }

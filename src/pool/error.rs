@@ -1,22 +1,25 @@
 //! What can go wrong when a pool is made, opened or changed, in the user's words.
 
 use super::quorum::Tally;
+use super::superblock::features_words;
 use nix::errno::Errno;
 use std::path::PathBuf;
 
 /// An error of the control path. The data path has `block::Status`.
 #[derive(Debug, thiserror::Error)]
 pub enum PoolError {
-    #[error("{} cannot be opened: {}", path.display(), errno.desc())]
+    #[error("{} cannot be opened: {}", path.display(), crate::disk::in_words(*errno))]
     Open { path: PathBuf, errno: Errno },
     #[error("{} is in use by another process (a daemon that serves its pool?)", path.display())]
     Busy { path: PathBuf },
-    #[error("{} cannot be {what}: {}", path.display(), errno.desc())]
+    #[error("{} cannot be {what}: {}", path.display(), crate::disk::in_words(*errno))]
     Disk { path: PathBuf, what: &'static str, errno: Errno },
     #[error("{} is too small: a drive needs at least {min} bytes", path.display())]
     TooSmall { path: PathBuf, min: u64 },
     #[error("{} is of drystone's format {found}; this program knows format {known}", path.display())]
     UnknownFormat { path: PathBuf, found: u32, known: u32 },
+    #[error("{}: {}", path.display(), features_words(*unknown))]
+    UnknownFeatures { path: PathBuf, unknown: u32 },
     #[error("none of these drives belongs to a pool")]
     NoMembers,
     #[error("these drives belong to different pools: {0}")]
@@ -27,6 +30,10 @@ pub enum PoolError {
     NoMajority { name: String, tally: Tally, missing: String },
     #[error("pool {name}: its drives tell two different histories; {who} left the common one")]
     Forked { name: String, who: String },
+    #[error(
+        "pool {name}: damage hides its last {commits} changes in the metadata log of {who}, and no other log that is here has them"
+    )]
+    LogDamaged { name: String, who: String, commits: u64 },
     #[error("pool {name}: no drive has a readable metadata log")]
     NoLog { name: String },
     #[error("the metadata log has lost its majority; the pool takes no changes")]

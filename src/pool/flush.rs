@@ -9,17 +9,22 @@
 
 use super::dirty_log::Plane;
 use super::load::owner;
+use super::member::Member;
 use super::planted::{Planted, is_planted};
-use super::region::{Load, Mark, Placement, Region, RegionKey};
+use super::reach::Reached;
+use super::redundancy::mirror::Copies;
+use super::region::{Hold, Load, Mark, Placement, Region, RegionKey};
 use super::region_block::RegionBlock;
 use super::shared::Shared;
 use super::volume::PoolVolume;
 use crate::base::bitmap::Bitmap;
 use crate::base::units::MemberId;
 use crate::block::Status;
+use crate::disk::{Patience, in_words};
 use crate::reactor::Core;
 use crate::reactor::sync::lock;
 use futures_util::future::join_all;
+use nix::errno::Errno;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -34,7 +39,7 @@ impl PoolVolume {
     /// Makes every write that was answered before this call durable on every copy in sync.
     pub async fn flush(&self, core: &Core) -> Result<(), Status> {
         let _entered = self.enter()?;
-        let ok = self.flush_rounds.join(|| flush_round(self, core)).await;
+        let ok = self.flush_rounds.join(core, || flush_round(self, core)).await;
         if ok { Ok(()) } else { Err(Status::Io) }
     }
 }
@@ -67,7 +72,7 @@ struct Snapshot {
 }
 
 /// Makes all completed writes durable, and the state of these regions with them.
-async fn save(volume: &PoolVolume, core: &Core, regions: &[Arc<Region>]) -> Result<(), Status> {
+pub async fn save(volume: &PoolVolume, core: &Core, regions: &[Arc<Region>]) -> Result<(), Status> {
     let _turn = volume.save_turn.take(1).await;
     if volume.is_destroyed() {
         return Ok(());
@@ -92,6 +97,9 @@ async fn save_snapshots(volume: &PoolVolume, core: &Core, snapshots: &[Snapshot]
             join_all(batch.iter().map(|s| write_region_block(volume, core, s))).await.into_iter().collect();
         ended?;
     }
+    if is_planted(&volume.pool, Planted::SaveWithoutFlush) {
+        return Ok(());
+    }
     flush_members(volume, core).await
 }
 
@@ -102,8 +110,12 @@ fn snapshot(region: &Arc<Region>) -> Option<Snapshot> {
     }
     let placement = state.placement.clone()?;
     state.saving += 1;
-    let block =
-        RegionBlock { version: state.version + 1, written: state.written.clone(), sums: state.sums.clone() };
+    let block = RegionBlock {
+        version: state.version + 1,
+        written: state.written.clone(),
+        sums: state.sums.clone(),
+        lost: state.lost.clone(),
+    };
     Some(Snapshot { region: region.clone(), placement, block, changes: state.changes })
 }
 
@@ -113,27 +125,73 @@ async fn write_region_block(volume: &PoolVolume, core: &Core, snapshot: &Snapsho
     let mut block = snapshot.block.clone();
     block.written = both(&block.written, &snapshot.region.state().written);
     let owner = owner(volume, &snapshot.region, &snapshot.placement);
-    let copies = snapshot.placement.copies.len();
-    let writes = snapshot.placement.copies.iter().map(async |copy| {
-        let member = volume.pool.member(copy.member);
-        let disk = member.usable(copies)?;
-        let at = member.layout.region_block(copy.extent, snapshot.region.key.region, block.version);
+    let reach = volume.pool.reach(&snapshot.placement, snapshot.region.key.region);
+    let writes = reach.all().map(async |reached| {
+        let Reached { copy, member } = reached;
+        let turn = if is_planted(core, Planted::RegionBlockInPlace) { 0 } else { block.version };
+        let at = member.layout.region_block(copy.extent, snapshot.region.key.region, turn);
         let bytes = core.buffers().copy_of(&block.emit(&owner, at)).freeze();
-        Some((copy.member, disk.write(core, at, bytes, false).await))
+        (reached, reached.disk().write(core, at, bytes, false, reach.patience(reached)).await)
     });
-    let ended: Vec<_> = join_all(writes).await.into_iter().flatten().collect();
-    if !ended.iter().any(|(_, result)| result.is_ok()) {
+    let ended: Vec<_> = join_all(writes).await;
+    let stored = |r: &Reached| ended.iter().any(|(e, result)| e.copy == r.copy && result.is_ok());
+    if !reach.writable || !reach.copies.iter().any(stored) {
         return Err(Status::Io);
     }
-    for (member, result) in ended {
+    for (reached, result) in &ended {
         if let Err(errno) = result {
-            volume.pool.member_failed(member, format!("a write failed: {}", errno.desc())).await?;
+            if volume.pool.is_sole_authority(&snapshot.placement.copies, reached.copy.member) {
+                return Err(Status::Io);
+            }
+            volume
+                .pool
+                .member_failed(&reached.member, format!("a write failed: {}", in_words(*errno)))
+                .await?;
         }
     }
     let mut state = snapshot.region.state();
     state.saved = block.written;
     state.version = block.version;
     Ok(())
+}
+
+/// Gives another copy the region block that the others have. It is written like them already, and the caller holds
+/// the whole region: a save that begins from here on reaches it, and one that began before is waited for. So if the
+/// region is not saved now, the next save will do it.
+///
+/// The others keep theirs: a region that is not marked dirty never has a block that a crash could tear.
+pub async fn give_block(
+    volume: &PoolVolume,
+    core: &Core,
+    hold: &Hold,
+    Reached { copy, member }: &Reached,
+) -> Result<(), Errno> {
+    let region = hold.region();
+    still(region).await;
+    let Some((placement, block)) = stored_block(region) else { return Ok(()) };
+    let disk = member.disk.as_ref().ok_or(Errno::ENODEV)?;
+    let at = member.layout.region_block(copy.extent, region.key.region, block.version);
+    let bytes = core.buffers().copy_of(&block.emit(&owner(volume, region, &placement), at)).freeze();
+    disk.write(core, at, bytes, false, Patience::Peers).await
+}
+
+/// Waits until no save of the region is under way. The caller holds it, so that none that matters begins.
+pub async fn still(region: &Arc<Region>) {
+    loop {
+        let ticket = region.changed.ticket();
+        if region.state().saving == 0 {
+            return;
+        }
+        ticket.await;
+    }
+}
+
+/// The region block that the copies have; None if there is none, or a newer one is due.
+fn stored_block(region: &Region) -> Option<(Placement, RegionBlock)> {
+    let state = region.state();
+    let placement = state.placement.clone().filter(|_| state.version > 0 && !state.is_unsaved())?;
+    let (written, sums, lost) = (state.written.clone(), state.sums.clone(), state.lost.clone());
+    Some((placement, RegionBlock { version: state.version, written, sums, lost }))
 }
 
 fn both(a: &Bitmap, b: &Bitmap) -> Bitmap {
@@ -155,40 +213,48 @@ fn finish(snapshot: &Snapshot, saved: bool) {
 /// Flushes every member that has something to flush. A member that fails is given up if the volume has a copy of
 /// everything elsewhere (R42).
 async fn flush_members(volume: &PoolVolume, core: &Core) -> Result<(), Status> {
-    let flushes = volume.pool.members.values().map(async |member| {
+    let members = volume.pool.all_members();
+    let spared = has_spare_copies(volume, &members);
+    let flushes = members.iter().map(async |member| {
         let skipped = is_planted(&volume.pool, Planted::FlushSkipsMember)
-            && volume.pool.members.last_key_value().is_some_and(|(last, _)| *last == member.id);
+            && members.last().is_some_and(|last| last.id == member.id);
         let disk = member.disk.as_ref().filter(|_| !skipped)?;
-        let failed = disk.flush(core).await.is_err();
-        failed.then_some(member.id)
+        let follows = member.is_following();
+        // Of a member out of sync only what nothing else has is used.
+        let used = member.is_in_sync() || follows || !disk.is_flushed() && has_only_copy(volume, member.id);
+        let patience = if follows || spared { Patience::Peers } else { Patience::Alone };
+        if used { disk.flush(core, patience).await.err().map(|errno| (member, errno)) } else { None }
     });
-    let failed: Vec<MemberId> = join_all(flushes).await.into_iter().flatten().collect();
-    for member in failed {
-        if is_only_copy(volume, member) {
+    let failed: Vec<(&Arc<Member>, Errno)> = join_all(flushes).await.into_iter().flatten().collect();
+    for (member, errno) in failed {
+        if has_only_copy(volume, member.id) {
             return Err(Status::Io);
         }
-        if volume.pool.member(member).is_in_sync() {
-            volume.pool.member_failed(member, "a flush failed".to_owned()).await?;
-        }
+        volume.pool.member_failed(member, format!("a flush failed: {}", in_words(errno))).await?;
     }
     Ok(())
 }
 
-/// Whether some slot of the volume can be read from this member and from no other.
-fn is_only_copy(volume: &PoolVolume, member: MemberId) -> bool {
-    let live = lock(&volume.pool.live);
-    let Some(record) = live.state.volumes.get(&volume.id) else { return false };
-    record.slots.values().any(|slot| {
-        let usable = |m: MemberId| volume.pool.member(m).usable(slot.copies.len()).is_some();
-        slot.copies.iter().any(|c| c.member == member && usable(member))
-            && !slot.copies.iter().any(|c| c.member != member && usable(c.member))
-    })
+/// Whether each slot of the volume has copies on two members in sync at least, whichever they are.
+fn has_spare_copies(volume: &PoolVolume, members: &[Arc<Member>]) -> bool {
+    let out = members.iter().filter(|m| !m.is_in_sync()).count();
+    usize::from(volume.copies) >= out + 2
+}
+
+/// Whether some slot of the volume can be written to this member and to no other.
+fn has_only_copy(volume: &PoolVolume, member: MemberId) -> bool {
+    let slots: Vec<Copies> = {
+        let live = lock(&volume.pool.live);
+        let Some(record) = live.state.volumes.get(&volume.id) else { return false };
+        let here = |copies: &Copies| copies.iter().any(|c| c.member == member);
+        record.slots.values().map(|slot| &slot.copies).filter(|c| here(c)).cloned().collect()
+    };
+    slots.iter().any(|copies| volume.pool.is_sole_authority(copies, member))
 }
 
 /// Takes the dirty marks of quiet regions away: their data, checksums and written marks are made durable first.
 /// With `all`, regions that were written a moment ago too. Gives the number of marks taken away.
 pub async fn clean(pool: &Shared, core: &Core, all: bool) -> Result<usize, Status> {
-    let mut cleaned = 0;
     let now = core.now();
     let due = |region: &Region| {
         let state = region.state();
@@ -199,6 +265,7 @@ pub async fn clean(pool: &Shared, core: &Core, all: bool) -> Result<usize, Statu
     };
     let volumes = pool.volumes.load_full();
     let mut result = Ok(());
+    let mut saved: Vec<(Arc<Region>, u64)> = Vec::new();
     for volume in volumes.values() {
         let regions = pool.cache.select(|r| r.key.volume == volume.id && due(r));
         for batch in regions.chunks(CLEAN_BATCH) {
@@ -208,12 +275,18 @@ pub async fn clean(pool: &Shared, core: &Core, all: bool) -> Result<usize, Statu
                 result = Err(status);
                 break;
             }
-            let unmarked = batch.iter().zip(before).filter(|(r, changes)| unmark(pool, r, *changes)).count();
-            pool.dirty_regions.fetch_sub(unmarked, Ordering::Relaxed);
+            saved.extend(batch.iter().cloned().zip(before));
             forget_saved(volume, batch);
-            cleaned += unmarked;
         }
     }
+    if saved.iter().any(|(r, _)| matches!(r.state().mark, Mark::Durable { .. })) {
+        // An image of a member from before the writes lacks these commits, and is not believed to have what nobody
+        // compares any more. Where nothing can be committed the marks go all the same: a full dirty log would stop
+        // every write.
+        let _ = pool.part_images().await;
+    }
+    let cleaned = saved.iter().filter(|(r, changes)| unmark(pool, r, *changes)).count();
+    pool.dirty_regions.fetch_sub(cleaned, Ordering::Relaxed);
     save_cleared(pool, core).await;
     result.map(|()| cleaned)
 }
@@ -239,20 +312,23 @@ fn unmark(pool: &Shared, region: &Region, changes: u64) -> bool {
         return false;
     }
     let Some(placement) = state.placement.clone() else { return false };
-    for copy in &placement.copies {
+    let incoming = placement.incoming.map(|incoming| incoming.copy);
+    for copy in placement.copies.iter().chain(&incoming) {
         let member = pool.member(copy.member);
         member.dirty.clear(Plane::Dirty, member.layout.region_number(copy.extent, region.key.region));
     }
-    state.mark = Mark::Clear;
-    true
+    if !early {
+        state.mark = Mark::Clear;
+    }
+    !early
 }
 
 async fn save_cleared(pool: &Shared, core: &Core) {
-    for member in pool.members.values().filter(|m| m.is_in_sync()) {
+    for member in pool.all_members().iter().filter(|m| m.is_in_sync() || m.is_following()) {
         if let Some(disk) = &member.disk {
             // A bit that stays set on the disk costs work after a crash and nothing else; the disk's error
             // is counted and shows at the next write that matters.
-            let _ = member.dirty.save_cleared(core, disk).await;
+            let _ = member.dirty.save_cleared(core, disk, Patience::Peers).await;
         }
     }
 }

@@ -1,8 +1,10 @@
 //! Reading a fragment: zeros where nothing was written, otherwise from the copy that answers first, verified.
 
+use super::heal::{assemble, heal_later};
 use super::load::ensure_loaded;
 use super::planted::{Planted, is_planted};
-use super::redundancy::mirror::{Copy, read_order};
+use super::reach::Reached;
+use super::redundancy::mirror::{Load, hedge_after, read_order};
 use super::redundancy::stripe::Fragment;
 use super::region::{Hold, Placement};
 use super::volume::{PoolVolume, blocks_of};
@@ -11,11 +13,16 @@ use crate::base::checksum::block_sum;
 use crate::base::limits::BLOCK;
 use crate::base::units::ByteLen;
 use crate::block::Status;
+use crate::disk::Patience;
 use crate::io::buf::{Buf, BufMut};
 use crate::reactor::Core;
+use futures_util::future::{Either, select};
 use smallvec::SmallVec;
+use std::future::{Future, poll_fn};
 use std::ops::Range;
-use std::sync::atomic::Ordering;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
 
 /// No copy could be read.
 #[derive(Clone, Copy, Debug)]
@@ -44,36 +51,54 @@ pub async fn read_blocks(
     blocks: Range<u32>,
 ) -> Result<Option<BufMut>, Status> {
     let Some(wanted) = plan(hold, &blocks) else { return Ok(None) };
-    let placement = &wanted.placement;
-    let spread = u64::from(hold.region().key.slot.0) + u64::from(hold.region().key.region.0);
-    let load =
-        |member| volume.pool.member(member).usable(placement.copies.len()).map(crate::disk::Disk::load);
-    for copy in read_order(&placement.copies, load, spread) {
-        if let Ok(mut buf) = read_copy(volume, core, hold, &wanted, copy).await {
-            zero_unwritten(&wanted, &mut buf);
-            return Ok(Some(buf));
+    let key = hold.region().key;
+    let reach = volume.pool.reach(&wanted.placement, key.region);
+    let loads: SmallVec<[Load; 3]> = reach.copies.iter().map(|r| r.member.load()).collect();
+    let order = read_order(&loads, u64::from(key.slot.0) + u64::from(key.region.0));
+    let tries: SmallVec<[Try; 3]> =
+        order.iter().map(|i| Try { from: &reach.copies[*i], read_ns: loads[*i].read_ns }).collect();
+    let known_lost = wanted.lost.is_some();
+    let tried =
+        if known_lost { Tried::default() } else { read_in_turn(volume, core, hold, &wanted, &tries).await };
+    if let Some(mut buf) = tried.right {
+        if tried.failed {
+            heal_later(volume, core, key, blocks);
         }
+        if !is_planted(&volume.pool, Planted::SkipZeroing) {
+            zero_unwritten(&wanted, &mut buf);
+        }
+        return Ok(Some(buf));
     }
-    Err(Status::Io)
+    // No copy has all of them: block by block, then.
+    heal_later(volume, core, key, blocks.clone());
+    Box::pin(assemble(volume, core, hold, blocks)).await
 }
 
 /// What a read of some blocks needs to know, taken under the region's lock.
-struct Wanted {
-    placement: Placement,
-    blocks: Range<u32>,
+pub struct Wanted {
+    pub placement: Placement,
+    pub blocks: Range<u32>,
     /// One bit for each of the blocks, set where it was never written. None if all were.
     gaps: Option<Box<Bitmap>>,
-    sums: Option<SmallVec<[u32; 8]>>,
+    /// Set where no copy has what was written. None if there is no such block.
+    lost: Option<Box<Bitmap>>,
+    pub sums: Option<SmallVec<[u32; 8]>>,
 }
 
 impl Wanted {
     /// Whether the block at this place of the range was ever written.
-    fn is_written(&self, at: usize) -> bool {
+    pub fn is_written(&self, at: usize) -> bool {
         self.gaps.as_ref().is_none_or(|gaps| !gaps.get(at))
+    }
+
+    /// Whether the block at this place was written and is known to be lost.
+    pub fn is_lost(&self, at: usize) -> bool {
+        self.lost.as_ref().is_some_and(|lost| lost.get(at))
     }
 }
 
-fn plan(hold: &Hold, blocks: &Range<u32>) -> Option<Wanted> {
+/// None if none of the blocks was ever written.
+pub fn plan(hold: &Hold, blocks: &Range<u32>) -> Option<Wanted> {
     let state = hold.region().state();
     let range = index(blocks.start)..index(blocks.end);
     if !state.written.any(range.clone()) {
@@ -87,8 +112,93 @@ fn plan(hold: &Hold, blocks: &Range<u32>) -> Option<Wanted> {
         });
         Box::new(gaps)
     });
+    let lost = state.lost.as_ref().and_then(|lost| lost_among(lost, &state.written, &range));
     let sums = state.sums.as_ref().map(|sums| SmallVec::from_slice(&sums[range]));
-    Some(Wanted { placement, blocks: blocks.clone(), gaps, sums })
+    Some(Wanted { placement, blocks: blocks.clone(), gaps, lost, sums })
+}
+
+fn lost_among(lost: &Bitmap, written: &Bitmap, range: &Range<usize>) -> Option<Box<Bitmap>> {
+    let mut among = Bitmap::new(range.len());
+    for (at, block) in range.clone().enumerate() {
+        among.set(at, lost.get(block) && written.get(block));
+    }
+    (!among.is_empty()).then(|| Box::new(among))
+}
+
+/// A copy to be tried.
+struct Try<'a> {
+    from: &'a Reached,
+    /// What its member's reads take, nanoseconds.
+    read_ns: u64,
+}
+
+/// What came of trying copies.
+#[derive(Default)]
+struct Tried {
+    right: Option<BufMut>,
+    /// One of them could not be read, or was wrong.
+    failed: bool,
+}
+
+/// Copies in turn until one is right; one that takes too long is not waited for before the next is asked too.
+async fn read_in_turn(
+    volume: &PoolVolume,
+    core: &Core,
+    hold: &Hold,
+    wanted: &Wanted,
+    tries: &[Try<'_>],
+) -> Tried {
+    let mut tried = Tried::default();
+    for (at, this) in tries.iter().enumerate() {
+        let rest = &tries[at + 1..];
+        let mut read = pin!(read_copy(volume, core, hold, wanted, this.from));
+        let first_poll = poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await;
+        let result = match (first_poll, rest) {
+            (Poll::Ready(result), _) => result,
+            (Poll::Pending, []) => read.await,
+            (Poll::Pending, [next, ..]) => {
+                let others = read_in_turn(volume, core, hold, wanted, rest);
+                let mut ended =
+                    Box::pin(hedge(core, read, this.from, hedge_after(next.read_ns), others)).await;
+                ended.failed |= tried.failed;
+                return ended;
+            }
+        };
+        match result {
+            Ok(buf) => {
+                tried.right = Some(buf);
+                return tried;
+            }
+            Err(Unreadable) => tried.failed = true,
+        }
+    }
+    tried
+}
+
+/// Waits for a read; after some time asks the others too, and takes the first right answer.
+async fn hedge(
+    core: &Core,
+    read: impl Future<Output = Result<BufMut, Unreadable>> + Unpin,
+    from: &Reached,
+    patience: Duration,
+    others: impl Future<Output = Tried>,
+) -> Tried {
+    let right = |buf| Tried { right: Some(buf), failed: false };
+    let (read, others) = match select(read, core.sleep(patience)).await {
+        Either::Left((Ok(buf), _)) => return right(buf),
+        Either::Left((Err(Unreadable), _)) => return Tried { failed: true, ..others.await },
+        Either::Right(((), read)) => {
+            // It may never end: that it takes so long counts now.
+            from.disk().answers.note_read(patience);
+            (read, pin!(others))
+        }
+    };
+    match select(read, others).await {
+        Either::Left((Ok(buf), _)) => right(buf),
+        Either::Left((Err(Unreadable), others)) => Tried { failed: true, ..others.await },
+        Either::Right((Tried { right: None, .. }, read)) => Tried { right: read.await.ok(), failed: true },
+        Either::Right((tried, _)) => tried,
+    }
 }
 
 async fn read_copy(
@@ -96,21 +206,19 @@ async fn read_copy(
     core: &Core,
     hold: &Hold,
     wanted: &Wanted,
-    copy: Copy,
+    Reached { copy, member }: &Reached,
 ) -> Result<BufMut, Unreadable> {
-    let member = volume.pool.member(copy.member);
-    let disk = member.usable(wanted.placement.copies.len()).ok_or(Unreadable)?;
+    let disk = member.disk.as_ref().ok_or(Unreadable)?;
     let offset =
         volume.offset_in_extent(hold.region().key.region, ByteLen(u64::from(wanted.blocks.start) * BLOCK));
     let into = core.buffers().take(wanted.blocks.len() * BLOCK_LEN);
-    let buf = disk.read(core, member.layout.data(copy.extent, offset), into).await.map_err(|_| Unreadable)?;
+    let buf = disk.read(core, member.layout.data(copy.extent, offset), into, Patience::Alone).await;
+    let buf = buf.map_err(|_| Unreadable)?;
     match first_mismatch(volume, hold, wanted, &buf) {
         None => Ok(buf),
         Some(_) if is_planted(&volume.pool, Planted::TrustChecksums) => Ok(buf),
-        Some(_) => {
-            disk.errors.checksum.fetch_add(1, Ordering::Relaxed);
-            Err(Unreadable)
-        }
+        // It is counted by the healing that follows.
+        Some(_) => Err(Unreadable),
     }
 }
 

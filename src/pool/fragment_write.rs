@@ -14,7 +14,7 @@ use super::dirty_log::Plane;
 use super::fragment_read::{block_start, index, read_blocks};
 use super::load::{ensure_loaded, ensure_placed};
 use super::planted::{Planted, first_of, is_planted};
-use super::redundancy::mirror::Copy;
+use super::reach::{Reach, Reached};
 use super::redundancy::stripe::Fragment;
 use super::region::{Hold, Mark, Placement};
 use super::volume::{PoolVolume, blocks_of, is_direct};
@@ -22,6 +22,7 @@ use crate::base::checksum::block_sum;
 use crate::base::limits::{BLOCK, DIRTY_REGIONS_MAX};
 use crate::base::units::ByteLen;
 use crate::block::Status;
+use crate::disk::in_words;
 use crate::io::buf::Buf;
 use crate::reactor::Core;
 use futures_util::future::join_all;
@@ -42,7 +43,9 @@ pub async fn write(
 ) -> Result<bool, Status> {
     let (region, within) = volume.region_of(&fragment);
     let blocks = blocks_of(within, fragment.len);
-    let hold = region.hold(blocks.clone(), !is_planted(&volume.pool, Planted::ShareWrites)).await;
+    let shared = is_planted(&volume.pool, Planted::ShareWrites)
+        || is_planted(&volume.pool, Planted::SharePartialWrites) && !is_direct(&data, within);
+    let hold = region.hold(blocks.clone(), !shared).await;
     ensure_loaded(volume, core, &hold).await?;
     let placement = ensure_placed(volume, &hold).await?;
     let data = if is_direct(&data, within) {
@@ -162,14 +165,19 @@ async fn mark(volume: &PoolVolume, core: &Core, hold: &Hold, placement: &Placeme
             ticket.await;
             continue;
         }
-        let failed = mark_copies(volume, core, hold, placement).await;
+        let reach = volume.pool.reach(placement, region.key.region);
+        let failed = mark_copies(core, hold, &reach).await;
         // Bits that were set and are not relied on cost nothing but work after a crash.
-        region.state().mark = if failed.is_empty() { Mark::Durable { membership } } else { was };
-        if was == Mark::Clear && failed.is_empty() {
+        let marked = failed.is_empty() && reach.writable;
+        region.state().mark = if marked { Mark::Durable { membership } } else { was };
+        if was == Mark::Clear && marked {
             volume.pool.dirty_regions.fetch_add(1, Ordering::Relaxed);
         }
         region.changed.wake_all();
-        give_up(volume, placement, failed, |_| true).await?;
+        if !reach.writable {
+            return Err(Status::Io);
+        }
+        give_up(volume, &reach, failed, |_| true).await?;
     }
 }
 
@@ -185,28 +193,21 @@ async fn wait_for_room(volume: &PoolVolume) {
     }
 }
 
-async fn mark_copies(
-    volume: &PoolVolume,
-    core: &Core,
-    hold: &Hold,
-    placement: &Placement,
-) -> Vec<(Copy, Errno)> {
-    let copies = placement.copies.len();
-    let degraded = placement.copies.iter().any(|c| volume.pool.member(c.member).usable(copies).is_none());
-    let marks = placement.copies.iter().map(async |copy| {
-        let member = volume.pool.member(copy.member);
-        let disk = member.usable(copies)?;
-        let number = member.layout.region_number(copy.extent, hold.region().key.region);
-        let mut result = member.dirty.mark(core, disk, Plane::Dirty, number).await;
-        if degraded && result.is_ok() {
-            result = member.dirty.mark(core, disk, Plane::Missed, number).await;
+async fn mark_copies(core: &Core, hold: &Hold, reach: &Reach) -> Vec<(Reached, Errno)> {
+    let copies = if is_planted(core, Planted::MarkOneCopy) { 1 } else { usize::MAX };
+    let marks = reach.all().take(copies).map(async |reached| {
+        let (disk, member, patience) = (reached.disk(), &reached.member, reach.patience(reached));
+        let number = member.layout.region_number(reached.copy.extent, hold.region().key.region);
+        let mut result = member.dirty.mark(core, disk, Plane::Dirty, number, patience).await;
+        if reach.degraded && result.is_ok() && !is_planted(core, Planted::MissedNotRecorded) {
+            result = member.dirty.mark(core, disk, Plane::Missed, number, patience).await;
         }
-        result.err().map(|errno| (*copy, errno))
+        result.err().map(|errno| (reached.clone(), errno))
     });
     join_all(marks).await.into_iter().flatten().collect()
 }
 
-/// Writes the data to every copy in sync. Ok only if each copy that counts as in sync afterwards holds it.
+/// Writes the data to every copy that can be believed. Ok only if each copy that counts as in sync afterwards holds it.
 async fn write_copies(
     volume: &PoolVolume,
     core: &Core,
@@ -216,61 +217,68 @@ async fn write_copies(
     data: &Buf,
     fua: bool,
 ) -> Result<(), Status> {
-    let copies = placement.copies.len();
-    let within = ByteLen(u64::from(blocks.start) * BLOCK);
-    let offset = volume.offset_in_extent(hold.region().key.region, within);
-    let durable = fua && !is_planted(&volume.pool, Planted::IgnoreFua);
-    let usable = |copy: &Copy| volume.pool.member(copy.member).usable(copies);
-    let place = |copy: &Copy| volume.pool.member(copy.member).layout.data(copy.extent, offset);
-    if let [only] = &placement.copies[..] {
-        let disk = usable(only).ok_or(Status::Io)?;
-        return disk.write(core, place(only), data.clone(), durable).await.map_err(|_| Status::Io);
+    let region = hold.region().key.region;
+    let reach = volume.pool.reach(placement, region);
+    if !reach.writable || reach.copies.is_empty() {
+        return Err(Status::Io);
     }
-    let write_one = async |copy: &Copy| {
-        Some((*copy, usable(copy)?.write(core, place(copy), data.clone(), durable).await))
+    let offset = volume.offset_in_extent(region, ByteLen(u64::from(blocks.start) * BLOCK));
+    let durable = fua && !is_planted(&volume.pool, Planted::IgnoreFua);
+    let write_one = async |reached: &Reached| {
+        let Reached { copy, member } = reached;
+        let disk = member.disk.as_ref().ok_or(Errno::ENODEV)?;
+        let patience = reach.patience(reached);
+        disk.write(core, member.layout.data(copy.extent, offset), data.clone(), durable, patience).await
     };
-    let writes = placement.copies.iter().map(write_one);
+    if let ([only], [_], None) = (&reach.copies[..], &placement.copies[..], &reach.incoming) {
+        return write_one(only).await.map_err(|_| Status::Io);
+    }
+    let writes = reach
+        .written_from(blocks.start)
+        .map(async |reached| Some((reached.clone(), write_one(reached).await)));
     let ended = if is_planted(&volume.pool, Planted::AckAtFirstCopy) {
         Box::pin(first_of(writes)).await
     } else {
         Box::pin(join_all(writes)).await.into_iter().flatten().collect()
     };
-    conclude(volume, placement, ended).await
+    conclude(volume, &reach, ended).await
 }
 
 /// Gives up the copies that failed. Ok if one that counts as in sync afterwards holds the data.
 async fn conclude(
     volume: &PoolVolume,
-    placement: &Placement,
-    ended: SmallVec<[(Copy, Result<(), Errno>); 3]>,
+    reach: &Reach,
+    ended: SmallVec<[(Reached, Result<(), Errno>); 3]>,
 ) -> Result<(), Status> {
-    let copies = placement.copies.len();
-    let holds: SmallVec<[Copy; 3]> = ended.iter().filter(|(_, r)| r.is_ok()).map(|(c, _)| *c).collect();
-    let failed: Vec<_> =
-        ended.into_iter().filter_map(|(copy, r)| r.err().map(|errno| (copy, errno))).collect();
-    if !failed.is_empty() {
-        Box::pin(give_up(volume, placement, failed, |copy| holds.contains(copy))).await?;
+    let ignored = is_planted(&volume.pool, Planted::IgnoreFailedWrite);
+    if ignored || ended.iter().all(|(_, result)| result.is_ok()) {
+        return Ok(());
     }
-    let held = holds.iter().any(|c| volume.pool.member(c.member).usable(copies).is_some());
-    if held { Ok(()) } else { Err(Status::Io) }
+    let (mut holds, mut failed) = (Vec::new(), Vec::new());
+    for (reached, result) in ended {
+        match result {
+            Ok(()) => holds.push(reached.copy),
+            Err(errno) => failed.push((reached, errno)),
+        }
+    }
+    Box::pin(give_up(volume, reach, failed, |copy| holds.contains(&copy.copy))).await
 }
 
-/// Declares the members of failed copies out of sync, if another copy that is in sync satisfies `holds`.
+/// Declares the members of failed copies out of sync, if another copy that is enough by itself satisfies `holds`.
 async fn give_up(
     volume: &PoolVolume,
-    placement: &Placement,
-    failed: Vec<(Copy, Errno)>,
-    holds: impl Fn(&Copy) -> bool,
+    reach: &Reach,
+    failed: Vec<(Reached, Errno)>,
+    holds: impl Fn(&Reached) -> bool,
 ) -> Result<(), Status> {
-    for (copy, errno) in &failed {
-        let spared =
-            |c: &Copy| failed.iter().all(|(f, _)| f != c) && volume.pool.member(c.member).is_in_sync();
-        if !placement.copies.iter().any(|c| spared(c) && holds(c)) {
+    for (reached, errno) in &failed {
+        let spared = |c: &&Reached| failed.iter().all(|(f, _)| f.copy != c.copy) && holds(c);
+        // A member in sync leaves with the highest rank: only others in sync are worth as much without it.
+        let enough = |c: &Reached| c.member.is_in_sync() || c.member.rank() > reached.member.rank();
+        if !reach.copies.iter().filter(spared).any(enough) {
             return Err(Status::Io);
         }
-        if volume.pool.member(copy.member).is_in_sync() {
-            volume.pool.member_failed(copy.member, format!("a write failed: {}", errno.desc())).await?;
-        }
+        volume.pool.member_failed(&reached.member, format!("a write failed: {}", in_words(*errno))).await?;
     }
     Ok(())
 }
@@ -296,7 +304,7 @@ fn settle(
     let range = index(blocks.start)..index(blocks.end);
     state.written.set_range(range.clone(), true);
     // A save under way may have looked at the marks before this write: it does not count.
-    let fresh = !state.saved.all(range.clone()) || state.saving > 0;
+    let fresh = !state.saved.all(range.clone()) || state.saving > 0 || state.found(range.clone());
     if let (Some(known), Some(sums)) = (&mut state.sums, sums) {
         known[range].copy_from_slice(&sums);
         state.sums_unsaved = true;
@@ -304,6 +312,9 @@ fn settle(
     drop(state);
     if fresh {
         volume.note_unsaved(hold.region().key);
+    }
+    if !volume.pool.lost.is_empty() {
+        volume.pool.lost.forget(volume.id, hold.region().key.slot, volume.in_slot(hold.region().key, blocks));
     }
     Ok(fresh)
 }

@@ -6,23 +6,30 @@
 use super::alloc::{self, Room};
 use super::error::PoolError;
 use super::flush::clean;
-use super::lifecycle;
+use super::lifecycle::{self, Event};
+use super::log::Replayed;
 use super::member::Member;
+use super::moving::{Job, Stuck, moved};
+use super::open::SAID_DEAD;
 use super::planted::{Planted, is_planted};
-use super::quorum::Voter;
+use super::quorum::{Voter, is_forked};
 use super::redundancy::mirror::{Copies, Copy};
 use super::redundancy::stripe::Geometry;
 use super::region::Placement;
+use super::replay::replay;
+use super::returning::{Back, returned};
 use super::shared::Shared;
-use super::state::{Change, FreeExtents, MemberState, State, VolumeRecord};
+use super::state::{Absence, Change, FreeExtents, MemberState, Rank, Scrubs, State, VolumeRecord};
 use super::volume::PoolVolume;
 use super::votes::{LOG_FULL, Votes};
 use crate::base::limits::DIRTY_REGIONS_MAX;
 use crate::base::units::{ByteLen, MemberId, SlotIndex, Span, VolumeId};
 use crate::block::Status;
+use crate::disk::{Patience, in_words};
 use crate::reactor::Core;
 use crate::reactor::mailbox::Receiver;
 use crate::reactor::sync::{Answer, lock};
+use futures_util::future::join_all;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,6 +37,9 @@ use std::time::Duration;
 
 /// Requests decided together, at most.
 const BATCH_MAX: usize = 64;
+
+/// Commits that a member in sync cannot lack all.
+const COMMITS_THAT_PART: usize = 2;
 
 /// How often the cleaner looks for quiet regions.
 const CLEAN_EVERY: Duration = Duration::from_secs(1);
@@ -47,13 +57,59 @@ pub enum HomeRequest {
         answer: Answer<Result<(), Status>>,
     },
     MemberFailed {
-        member: MemberId,
+        member: Arc<Member>,
         reason: String,
         answer: Answer<Result<(), Status>>,
+    },
+    /// A member is there again: take it in and begin to bring it up to date.
+    MemberBack {
+        back: Box<Back>,
+        answer: Answer<Result<(), PoolError>>,
+    },
+    /// A member that was resynced lacks nothing any more.
+    MemberSynced {
+        member: Arc<Member>,
+        answer: Answer<Result<(), PoolError>>,
     },
     Change {
         change: VolumeChange,
         answer: Answer<Result<(), PoolError>>,
+    },
+    /// Find an extent for another copy of a slot and keep it free for that.
+    Reserve {
+        volume: VolumeId,
+        slot: SlotIndex,
+        answer: Answer<Result<Copy, Stuck>>,
+    },
+    Unreserve {
+        copy: Copy,
+        answer: Answer<()>,
+    },
+    /// A copy lies on a reserved extent now.
+    Moved {
+        job: Job,
+        to: Copy,
+        answer: Answer<Result<(), PoolError>>,
+    },
+    /// A member is not waited for any longer.
+    GiveUp {
+        member: MemberId,
+        dead: bool,
+        answer: Answer<Result<(), PoolError>>,
+    },
+    /// Nothing lies any more on a member that was given up.
+    Emptied {
+        member: MemberId,
+        answer: Answer<Result<(), PoolError>>,
+    },
+    /// A scrub began, came further or ended.
+    Scrubbed {
+        scrubs: Scrubs,
+        answer: Answer<Result<(), PoolError>>,
+    },
+    /// Make older images of members lack more than a crash can have cut off.
+    PartImages {
+        answer: Answer<Result<(), Status>>,
     },
     /// Everything is flushed: mark the pool clean and end.
     Close {
@@ -82,12 +138,15 @@ enum Decided {
     Placed { volume: VolumeId, slot: SlotIndex, answer: Answer<Result<Placement, Status>> },
     Freed { copies: Copies, answer: Answer<Result<(), Status>> },
     Changed { freed: Vec<Copy>, answer: Answer<Result<(), PoolError>> },
+    Reserved { reserved: Result<Copy, Stuck>, answer: Answer<Result<Copy, Stuck>> },
+    Unreserved { answer: Answer<()> },
 }
 
 /// What a batch of requests amounts to.
 struct Batch {
     state: State,
     free: FreeExtents,
+    reserved: Vec<Copy>,
     changes: Vec<Change>,
     decided: Vec<Decided>,
     sequence: u64,
@@ -108,7 +167,23 @@ impl Home {
             self.finish_batch(batch).await;
             match alone {
                 Some(HomeRequest::MemberFailed { member, reason, answer }) => {
-                    let result = self.lose_member(member, &reason).await;
+                    let result = self.lose_member(&member, &reason).await;
+                    answer.send(result.map_err(|_| Status::Io));
+                }
+                Some(HomeRequest::MemberBack { back, answer }) => {
+                    answer.send(self.take_back(*back).await);
+                }
+                Some(HomeRequest::MemberSynced { member, answer }) => {
+                    answer.send(self.finish_resync(&member).await);
+                }
+                Some(HomeRequest::GiveUp { member, dead, answer }) => {
+                    answer.send(self.give_up(member, dead).await);
+                }
+                Some(HomeRequest::Emptied { member, answer }) => {
+                    answer.send(self.emptied(member).await);
+                }
+                Some(HomeRequest::PartImages { answer }) => {
+                    let result = self.part_images().await;
                     answer.send(result.map_err(|_| Status::Io));
                 }
                 Some(HomeRequest::Close { answer }) => {
@@ -125,6 +200,7 @@ impl Home {
         Batch {
             state: live.state.clone(),
             free: live.free.clone(),
+            reserved: live.reserved.clone(),
             changes: Vec::new(),
             decided: Vec::new(),
             sequence: self.votes.position.sequence + 1,
@@ -148,18 +224,43 @@ impl Home {
                 Ok(freed) => batch.decided.push(Decided::Changed { freed, answer }),
                 Err(error) => answer.send(Err(error)),
             },
-            HomeRequest::MemberFailed { .. } | HomeRequest::Close { .. } => return Some(request),
+            HomeRequest::Scrubbed { scrubs, answer } => {
+                batch.apply(Change::Scrubbed { scrubs });
+                batch.decided.push(Decided::Changed { freed: Vec::new(), answer });
+            }
+            HomeRequest::Reserve { volume, slot, answer } => {
+                let reserved = batch.reserve(&self.pool, volume, slot);
+                batch.decided.push(Decided::Reserved { reserved, answer });
+            }
+            HomeRequest::Unreserve { copy, answer } => {
+                batch.unreserve(copy);
+                batch.decided.push(Decided::Unreserved { answer });
+            }
+            HomeRequest::Moved { job, to, answer } => match batch.moved(&self.pool, &job, to) {
+                Ok(freed) => batch.decided.push(Decided::Changed { freed, answer }),
+                Err(error) => answer.send(Err(error)),
+            },
+            HomeRequest::GiveUp { .. }
+            | HomeRequest::Emptied { .. }
+            | HomeRequest::MemberFailed { .. }
+            | HomeRequest::MemberBack { .. }
+            | HomeRequest::MemberSynced { .. }
+            | HomeRequest::PartImages { .. }
+            | HomeRequest::Close { .. } => return Some(request),
         }
         None
     }
 
     async fn finish_batch(&mut self, batch: Batch) {
-        let Batch { state, mut free, changes, decided, .. } = batch;
+        let Batch { state, mut free, reserved, changes, decided, .. } = batch;
         let committed = if changes.is_empty() { Ok(()) } else { self.commit(state, &changes).await };
         match committed {
             Ok(()) => {
                 self.return_extents(&decided, &mut free).await;
-                lock(&self.pool.live).free = free;
+                {
+                    let mut live = lock(&self.pool.live);
+                    (live.free, live.reserved) = (free, reserved);
+                }
                 self.publish_volumes();
                 decided.into_iter().for_each(|d| self.answer(d));
             }
@@ -175,13 +276,13 @@ impl Home {
         let copies = decided.iter().flat_map(|entry| match entry {
             Decided::Freed { copies, .. } => &copies[..],
             Decided::Changed { freed, .. } => &freed[..],
-            Decided::Placed { .. } => &[],
+            Decided::Placed { .. } | Decided::Reserved { .. } | Decided::Unreserved { .. } => &[],
         });
         let mut copies: Vec<Copy> = copies.copied().collect();
         copies.sort_unstable();
         for run in copies.chunk_by(|a, b| a.member == b.member && a.extent.0 + 1 == b.extent.0) {
             let member = self.pool.member(run[0].member);
-            if let Some(disk) = &member.disk {
+            if let Some(disk) = member.disk.as_ref().filter(|_| member.is_in_sync()) {
                 let at = member.layout.data(run[0].extent, ByteLen(0));
                 disk.discard(&self.core, Span::at(at.0, self.pool.slot_bytes(run.len()).0)).await;
             }
@@ -196,6 +297,8 @@ impl Home {
             }
             Decided::Freed { answer, .. } => answer.send(Ok(())),
             Decided::Changed { answer, .. } => answer.send(Ok(())),
+            Decided::Reserved { reserved, answer } => answer.send(reserved),
+            Decided::Unreserved { answer } => answer.send(()),
         }
     }
 
@@ -212,31 +315,163 @@ impl Home {
             Voter::Witness => None,
         });
         for (member, errno) in lost {
-            let reason = format!("its metadata log could not be written: {}", errno.desc());
-            Box::pin(self.lose_member(member, &reason)).await?;
+            let reason = format!("its metadata log could not be written: {}", in_words(errno));
+            let member = self.pool.member(member);
+            Box::pin(self.lose_member(&member, &reason)).await?;
         }
         Ok(())
     }
 
     /// Commits that a member's copies are out of sync; the other members remember what it may have missed.
-    async fn lose_member(&mut self, id: MemberId, reason: &str) -> Result<(), PoolError> {
-        let member = self.pool.members.get(&id).cloned().expect("failures name members of the pool");
-        if !member.is_in_sync() {
+    async fn lose_member(&mut self, member: &Arc<Member>, reason: &str) -> Result<(), PoolError> {
+        let present = Arc::ptr_eq(&self.pool.member(member.id), member);
+        let resyncing = self.state_of(member.id) == MemberState::Resyncing;
+        if !present || !(member.is_in_sync() || member.is_following() || resyncing) {
             return Ok(());
         }
         tracing::error!(member = member.name, reason, "drive lost");
-        let mut after = lock(&self.pool.live).state.clone();
-        let next = lifecycle::after(lifecycle::Event::Failed, MemberState::Active);
-        let change = Change::MemberState { member: id, state: next };
-        after.apply(self.votes.position.sequence + 1, &change).expect("the member is known");
+        let absence = self.absence_of(member);
         if !is_planted(&self.pool, Planted::LossNotCommitted) {
-            self.commit(after, &[change]).await?;
+            self.commit_state(member.id, Event::Failed, absence).await?;
         }
-        member.set_in_sync(false, reason);
-        self.pool.membership.fetch_add(1, Ordering::AcqRel);
         // From here on every new mark says that a copy misses the write. Writes that were marked before and failed
         // on this member wait for this function, so that what they changed is remembered before they are answered.
-        remember_missed(&self.pool, &self.core).await;
+        member.set_out_of_sync(absence.rank, reason);
+        self.pool.membership.fetch_add(1, Ordering::AcqRel);
+        if !is_planted(&self.pool, Planted::MissedNotRecorded) {
+            self.pool.all_members().iter().for_each(|m| m.dirty.note_missed());
+        }
+        for (other, reason) in save_missed(&self.pool, &self.core).await {
+            Box::pin(self.lose_member(&other, &reason)).await?;
+        }
+        self.pool.rebuild_wanted.wake_all();
+        Ok(())
+    }
+
+    /// Commits that a member is not waited for any longer.
+    async fn give_up(&mut self, id: MemberId, dead: bool) -> Result<(), PoolError> {
+        let member = self.pool.member(id);
+        if member.is_in_sync() || member.is_following() {
+            return Err(PoolError::Invalid(format!("drive {} is in use", member.name)));
+        }
+        let absence = lock(&self.pool.live).state.members[&id].absence;
+        self.commit_state(id, Event::GivenUp, Absence { dead: absence.dead || dead, ..absence }).await?;
+        tracing::warn!(member = member.name, dead, "drive given up: its copies are made anew elsewhere");
+        self.pool.rebuild_wanted.wake_all();
+        Ok(())
+    }
+
+    /// Commits that nothing lies any more on a member that was given up.
+    async fn emptied(&mut self, id: MemberId) -> Result<(), PoolError> {
+        let (used, absence) = {
+            let live = lock(&self.pool.live);
+            (live.free.in_use(id), live.state.members[&id].absence)
+        };
+        if used > 0 || self.state_of(id) != MemberState::Rebuilding {
+            return Ok(());
+        }
+        self.commit_state(id, Event::Emptied, absence).await?;
+        let member = self.pool.member(id);
+        tracing::info!(member = member.name, "everything that lay on it has its copies elsewhere now");
+        member.set_reason("all that lay on it has its copies elsewhere now".to_owned());
+        Ok(())
+    }
+
+    /// A member in sync leaves with the next commit; one that is out of sync left long ago.
+    fn absence_of(&self, member: &Member) -> Absence {
+        if self.state_of(member.id) != MemberState::Active {
+            return lock(&self.pool.live).state.members[&member.id].absence;
+        }
+        let left = self.votes.position.sequence + 1;
+        let since_wall_ns = self.core.wall_ns();
+        Absence {
+            rank: Rank { left, kept: left },
+            epoch: self.votes.position.epoch,
+            whole: false,
+            dead: false,
+            since_wall_ns,
+        }
+    }
+
+    fn state_of(&self, member: MemberId) -> MemberState {
+        lock(&self.pool.live).state.members[&member].state
+    }
+
+    /// Commits what an event makes of a member.
+    async fn commit_state(
+        &mut self,
+        member: MemberId,
+        event: Event,
+        absence: Absence,
+    ) -> Result<MemberState, PoolError> {
+        let mut after = lock(&self.pool.live).state.clone();
+        let before = after.members[&member].state;
+        let state = lifecycle::after(event, before)
+            .ok_or_else(|| PoolError::Invalid(format!("a member that is {before:?} cannot be {event:?}")))?;
+        let change = Change::MemberState { member, state, absence };
+        after.apply(self.votes.position.sequence + 1, &change).expect("the member is known");
+        self.commit(after, &[change]).await?;
+        Ok(state)
+    }
+
+    /// Takes a member in that is there again: its log is brought up to date, then it is resynced.
+    async fn take_back(&mut self, back: Back) -> Result<(), PoolError> {
+        let Back { member, log } = back;
+        if let Some(newest) = self.newest_log().await
+            && is_forked(&newest, &log)
+        {
+            let (name, who) = (lock(&self.pool.live).state.name.clone(), member.name.clone());
+            return Err(PoolError::Forked { name, who });
+        }
+        let (state, record) = {
+            let live = lock(&self.pool.live);
+            (live.state.clone(), live.state.members[&member.id].clone())
+        };
+        if record.absence.dead {
+            return Err(PoolError::Invalid(SAID_DEAD.to_owned()));
+        }
+        let now = self.votes.position;
+        let absence = returned(&record, log.held, &state, &now);
+        // First what it is, then its vote: with the newest log an old image could pass for more than it is.
+        self.commit_state(member.id, Event::Back, absence).await?;
+        let state = lock(&self.pool.live).state.clone();
+        self.votes.rejoin(&self.core, &member, &log, &state).await?;
+        self.commit_state(member.id, Event::Began, absence).await?;
+        if !self.votes.has(member.id) {
+            return Err(PoolError::Invalid("it failed again".to_owned()));
+        }
+        self.pool.begin_resync(member, absence.rank);
+        Ok(())
+    }
+
+    async fn newest_log(&self) -> Option<Replayed> {
+        for vote in self.votes.votes.iter().filter(|v| v.alive) {
+            if let Some(disk) = vote.place.disk()
+                && let Ok(Some(log)) = replay(&self.core, disk, vote.area).await
+            {
+                return Some(log);
+            }
+        }
+        None
+    }
+
+    /// Commits that a member lacks nothing any more.
+    async fn finish_resync(&mut self, member: &Arc<Member>) -> Result<(), PoolError> {
+        let present = Arc::ptr_eq(&self.pool.member(member.id), member);
+        let lacks_nothing = member.behind().is_some_and(|behind| behind.is_empty());
+        if !present || !lacks_nothing || !self.votes.has(member.id) {
+            return Err(PoolError::Invalid(format!("{} lacks something still", member.name)));
+        }
+        // What it was before it was brought up to date shall not pass for what it is now.
+        self.part_images().await?;
+        self.commit_state(member.id, Event::Synced, Absence::default()).await?;
+        if self.state_of(member.id) != MemberState::Active {
+            // The very commit failed on it.
+            return Ok(());
+        }
+        member.set_in_sync();
+        self.pool.membership.fetch_add(1, Ordering::AcqRel);
+        tracing::info!(member = member.name, "drive in sync again");
         Ok(())
     }
 
@@ -264,6 +499,16 @@ impl Home {
         self.pool.volumes.store(Arc::new(after));
     }
 
+    /// A member in sync lacks one commit at most. Who lacks the two that are made here, which change nothing, is an
+    /// image from before them.
+    async fn part_images(&mut self) -> Result<(), PoolError> {
+        for _ in 0..COMMITS_THAT_PART {
+            let state = lock(&self.pool.live).state.clone();
+            self.commit(state, &[]).await?;
+        }
+        Ok(())
+    }
+
     async fn close(&mut self) -> Result<(), PoolError> {
         let mut after = lock(&self.pool.live).state.clone();
         after.apply(self.votes.position.sequence + 1, &Change::Closed).expect("closing is always possible");
@@ -274,26 +519,40 @@ impl Home {
 /// Gives up members that became smaller than they were: what lay behind their end is gone, and a file would take
 /// writes there as if nothing had happened.
 async fn notice_shrunk(pool: &Shared, core: &Core) {
-    for member in pool.members.values().filter(|m| m.is_in_sync()) {
+    for member in &pool.members_in_sync() {
         let Some(disk) = &member.disk else { continue };
         let reason = match disk.size(core).await {
             Ok(size) if size >= member.layout.size => continue,
             Ok(size) => format!("it was cut to {} bytes of {}", size.0, member.layout.size.0),
-            Err(errno) => format!("it does not answer: {}", errno.desc()),
+            Err(errno) => format!("it does not answer: {}", in_words(errno)),
         };
         // When this cannot be committed, every write that needs the majority says so.
-        let _ = pool.member_failed(member.id, reason).await;
+        let _ = pool.member_failed(member, reason).await;
     }
 }
 
-/// Makes every member in sync remember the regions being written as missed by some other copy.
-pub async fn remember_missed(pool: &Shared, core: &Core) {
-    for member in pool.members.values().filter(|m| m.is_in_sync()) {
-        if let Some(disk) = &member.disk {
-            // If this fails, the next write to that member fails too and it is given up as well.
-            let _ = member.dirty.dirty_to_missed(core, disk).await;
-        }
+/// Makes durable what the members remember as missed by some other copy.
+///
+/// Gives the members to be given up since that failed on them, and why. The last one in sync is not among them: its
+/// next write marks its region again before it is answered.
+async fn save_missed(pool: &Shared, core: &Core) -> Vec<(Arc<Member>, String)> {
+    let alone = pool.members_in_sync().len() < 2;
+    let patience = if alone { Patience::Alone } else { Patience::Peers };
+    let members = pool.all_members();
+    let saves = members.iter().filter(|m| m.is_in_sync() || m.is_following()).map(async |member| {
+        let saved = member.dirty.save_missed(core, member.disk.as_ref()?, patience).await;
+        let reason = |errno| format!("what others missed could not be written on it: {}", in_words(errno));
+        saved.err().filter(|_| !alone).map(|errno| (member.clone(), reason(errno)))
+    });
+    join_all(saves).await.into_iter().flatten().collect()
+}
+
+/// Makes durable what the members remember as missed by some other copy, and gives up those on which that fails.
+pub async fn remember_missed(pool: &Shared, core: &Core) -> Result<(), Status> {
+    for (member, reason) in save_missed(pool, core).await {
+        pool.member_failed(&member, reason).await?;
     }
+    Ok(())
 }
 
 fn refuse(decided: Decided, full: bool) {
@@ -303,6 +562,8 @@ fn refuse(decided: Decided, full: bool) {
         Decided::Freed { answer, .. } => answer.send(Err(status)),
         Decided::Changed { answer, .. } if full => answer.send(Err(PoolError::LogFull(LOG_FULL))),
         Decided::Changed { answer, .. } => answer.send(Err(PoolError::Frozen)),
+        Decided::Reserved { answer, .. } => answer.send(Err(Stuck::Failed)),
+        Decided::Unreserved { answer } => answer.send(()),
     }
 }
 
@@ -317,19 +578,53 @@ impl Batch {
         if record.slots.contains_key(&slot) {
             return Ok(());
         }
-        let stripe = Geometry {
-            extent: pool.extent,
-            region: pool.region,
-            unit: record.unit,
-            segments: record.segments.clone(),
-        }
-        .stripe_of(slot);
+        let stripe = geometry(pool, record).stripe_of(slot);
         let rooms = rooms(pool, record, &self.free, stripe);
         let members = alloc::choose(&rooms, record.copies).ok_or(Status::NoSpace)?;
         let take = |m: MemberId| self.free.take(m).map(|extent| Copy { member: m, extent });
-        let copies: Copies = members.into_iter().map(take).collect::<Option<_>>().ok_or(Status::NoSpace)?;
+        let one = is_planted(pool, Planted::CopiesOnOneMember);
+        let members = members.iter().map(|m| if one { members[0] } else { *m });
+        let copies: Copies = members.map(take).collect::<Option<_>>().ok_or(Status::NoSpace)?;
         self.apply(Change::SlotAllocated { id: volume, slot, copies });
         Ok(())
+    }
+
+    /// An extent on the member with most room among those that have no copy of the slot.
+    fn reserve(&mut self, pool: &Shared, volume: VolumeId, slot: SlotIndex) -> Result<Copy, Stuck> {
+        let record = self.state.volumes.get(&volume).ok_or(Stuck::Gone)?;
+        let copies = record.slots.get(&slot).ok_or(Stuck::Gone)?.copies.clone();
+        let stripe = geometry(pool, record).stripe_of(slot);
+        let taken = |m: MemberId| copies.iter().any(|c| c.member == m);
+        let mut rooms = rooms(pool, record, &self.free, stripe);
+        rooms.retain(|room| !taken(room.member));
+        let member =
+            alloc::choose(&rooms, 1).and_then(|chosen| chosen.first().copied()).ok_or(Stuck::NoRoom)?;
+        let extent = self.free.take(member).ok_or(Stuck::NoRoom)?;
+        let copy = Copy { member, extent };
+        self.reserved.push(copy);
+        Ok(copy)
+    }
+
+    fn unreserve(&mut self, copy: Copy) {
+        if let Some(at) = self.reserved.iter().position(|c| *c == copy) {
+            self.reserved.remove(at);
+            self.free.give_back(copy);
+        }
+    }
+
+    /// Decides that a copy lies elsewhere; returns the extent that is free after it.
+    fn moved(&mut self, pool: &Shared, job: &Job, to: Copy) -> Result<Vec<Copy>, PoolError> {
+        let gone = || PoolError::Invalid("what was to be moved is not there any more".to_owned());
+        let slot = self.state.volumes.get(&job.volume).and_then(|v| v.slots.get(&job.slot));
+        let copies = slot.map(|s| s.copies.clone()).filter(|c| c.contains(&job.from)).ok_or_else(gone)?;
+        let reserved = self.reserved.iter().position(|c| *c == to).ok_or_else(gone)?;
+        if !pool.member(to.member).is_in_sync() {
+            return Err(gone());
+        }
+        self.reserved.remove(reserved);
+        let copies = moved(&copies, job.from, to);
+        self.apply(Change::SlotMoved { id: job.volume, slot: job.slot, copies });
+        Ok(vec![job.from])
     }
 
     fn free(&mut self, volume: VolumeId, slot: SlotIndex) -> Option<Copies> {
@@ -381,6 +676,11 @@ impl Batch {
     }
 }
 
+fn geometry(pool: &Shared, record: &VolumeRecord) -> Geometry {
+    let (unit, segments) = (record.unit, record.segments.clone());
+    Geometry { extent: pool.extent, region: pool.region, unit, segments }
+}
+
 /// The members as placement sees them for a slot of this stripe.
 fn rooms(
     pool: &Shared,
@@ -398,7 +698,7 @@ fn rooms(
         total: m.layout.extents,
         in_stripe: in_stripe.get(&m.id).copied().unwrap_or(0),
     };
-    pool.members.values().map(room).collect()
+    pool.all_members().iter().map(room).collect()
 }
 
 /// Takes dirty marks away from quiet regions, until the pool closes. Runs beside the home on its core.

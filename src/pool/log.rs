@@ -2,14 +2,15 @@
 //!
 //! The log has two generations. Each starts with a checkpoint; records follow. A new checkpoint goes to the
 //! generation that is not in use, so the old one stays whole until the new one is durable. Everything is written
-//! durable, one frame at a time; a frame that is torn was never acknowledged.
+//! durable, one frame at a time; a frame that is torn was never acknowledged. How a log is read, and how it is told
+//! whether its end is its end, is in `replay`.
 
 use super::record::{self, Header, Kind};
 use super::state::{Contradiction, State};
 use super::state_codec::{parse_changes, parse_state};
-use crate::base::limits::{BLOCK, CHUNK_MAX};
+use crate::base::limits::CHUNK_MAX;
 use crate::base::units::{ByteLen, ByteOffset};
-use crate::disk::Disk;
+use crate::disk::{Disk, Patience};
 use crate::io::buf::BufMut;
 use crate::reactor::Core;
 use nix::errno::Errno;
@@ -21,6 +22,13 @@ pub struct LogArea {
     pub generation_len: ByteLen,
 }
 
+/// Orders commits. Only commits of one history can be compared by it: see `quorum`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Age {
+    pub epoch: u64,
+    pub sequence: u64,
+}
+
 /// The place in a history that a log has reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Position {
@@ -28,6 +36,12 @@ pub struct Position {
     pub sequence: u64,
     /// The link of the last commit; it stands for everything before it.
     pub link: u64,
+}
+
+impl Position {
+    pub fn age(&self) -> Age {
+        Age { epoch: self.epoch, sequence: self.sequence }
+    }
 }
 
 /// What a log says, replayed to its end.
@@ -38,6 +52,20 @@ pub struct Replayed {
     /// The positions since the checkpoint, oldest first, the last one included.
     pub history: Vec<Position>,
     pub cursor: Cursor,
+    /// The newest commit that this copy is known to have had: later than `position` if damage hides it.
+    pub held: Age,
+    /// The greatest generation that any frame in the area has.
+    pub generation_max: u64,
+}
+
+impl Replayed {
+    /// The generation of the next checkpoint: it goes to the half that this log is not in, and no frame that lies
+    /// there can be taken for one that follows it.
+    pub fn generation_next(&self) -> u64 {
+        let next = self.cursor.generation + 1;
+        let above = self.generation_max.max(self.cursor.generation) + 1;
+        above + (above ^ next) % 2
+    }
 }
 
 /// Where the next frame of a log goes.
@@ -48,7 +76,7 @@ pub struct Cursor {
 }
 
 impl LogArea {
-    fn at(&self, cursor: Cursor) -> ByteOffset {
+    pub fn at(&self, cursor: Cursor) -> ByteOffset {
         self.start + ByteLen((cursor.generation % 2) * self.generation_len.0) + cursor.offset
     }
 
@@ -58,54 +86,21 @@ impl LogArea {
     }
 }
 
-/// Reads a log to its end. None if neither generation starts with a whole checkpoint.
-///
-/// # Errors
-/// What the disk said, when it could not be read.
-pub async fn replay(core: &Core, disk: &Disk, area: LogArea) -> Result<Option<Replayed>, Errno> {
-    let mut best: Option<Replayed> = None;
-    for half in 0..2 {
-        if let Some(found) = replay_generation(core, disk, area, half).await? {
-            let newer = best.as_ref().is_none_or(|b| {
-                (found.position.epoch, found.position.sequence) > (b.position.epoch, b.position.sequence)
-            });
-            if newer {
-                best = Some(found);
-            }
-        }
-    }
-    Ok(best)
-}
-
-async fn replay_generation(
-    core: &Core,
-    disk: &Disk,
-    area: LogArea,
-    half: u64,
-) -> Result<Option<Replayed>, Errno> {
-    let first = Cursor { generation: half, offset: ByteLen(0) };
-    let Some((header, body)) = read_frame(core, disk, area, first).await? else { return Ok(None) };
+/// What the first frame of a half says; None if that is no checkpoint of this half.
+pub fn begin(half: u64, header: &Header, body: &[u8]) -> Option<Replayed> {
     if header.kind != Kind::Checkpoint || header.generation % 2 != half {
-        return Ok(None);
+        return None;
     }
-    let Ok(state) = parse_state(&body) else { return Ok(None) };
+    let state = parse_state(body).ok()?;
     let position = Position { epoch: header.epoch, sequence: header.sequence, link: header.before };
     let offset = ByteLen(record::frame_len(header.body_len));
     let cursor = Cursor { generation: header.generation, offset };
-    let mut replayed = Replayed { state, position, history: vec![position], cursor };
-    while let Some((header, body)) = read_frame(core, disk, area, replayed.cursor).await? {
-        match extend(&mut replayed, &header, &body) {
-            Ok(true) => {}
-            Ok(false) => break,
-            // The frame is what was written and follows the one before it, and yet it cannot be: not a log.
-            Err(Contradiction) => return Ok(None),
-        }
-    }
-    Ok(Some(replayed))
+    let (held, generation_max) = (position.age(), header.generation);
+    Some(Replayed { state, position, history: vec![position], cursor, held, generation_max })
 }
 
 /// Appends a record to what was replayed; false if it is not the next one.
-fn extend(replayed: &mut Replayed, header: &Header, body: &[u8]) -> Result<bool, Contradiction> {
+pub fn extend(replayed: &mut Replayed, header: &Header, body: &[u8]) -> Result<bool, Contradiction> {
     let position = replayed.position;
     let next = header.kind == Kind::Changes
         && header.generation == replayed.cursor.generation
@@ -120,29 +115,10 @@ fn extend(replayed: &mut Replayed, header: &Header, body: &[u8]) -> Result<bool,
     }
     let link = record::link(header, body);
     replayed.position = Position { epoch: header.epoch, sequence: header.sequence, link };
+    replayed.held = replayed.position.age();
     replayed.history.push(replayed.position);
     replayed.cursor.offset = replayed.cursor.offset + ByteLen(record::frame_len(header.body_len));
     Ok(true)
-}
-
-async fn read_frame(
-    core: &Core,
-    disk: &Disk,
-    area: LogArea,
-    cursor: Cursor,
-) -> Result<Option<(Header, Vec<u8>)>, Errno> {
-    if !area.fits(cursor, 0) {
-        return Ok(None);
-    }
-    let at = area.at(cursor);
-    let first = read_bytes(core, disk, at, ByteLen(BLOCK)).await?;
-    let Some(header) = record::parse_header(&first, at) else { return Ok(None) };
-    if !area.fits(cursor, header.body_len) {
-        return Ok(None);
-    }
-    let len = ByteLen(record::frame_len(header.body_len));
-    let frame = if len.0 == BLOCK { first } else { read_bytes(core, disk, at, len).await? };
-    Ok(record::verify(&frame, &header).map(|body| (header, body.to_vec())))
 }
 
 /// Reads bytes that need not fit into one buffer.
@@ -152,7 +128,7 @@ pub async fn read_bytes(core: &Core, disk: &Disk, at: ByteOffset, len: ByteLen) 
         // widening
         let step = (len.0 - bytes.len() as u64).min(CHUNK_MAX); // widening
         let buf: BufMut = core.buffers().take(ByteLen(step).as_usize());
-        let buf = disk.read(core, at + ByteLen(bytes.len() as u64), buf).await?; // widening
+        let buf = disk.read(core, at + ByteLen(bytes.len() as u64), buf, Patience::Opening).await?; // widening
         bytes.extend_from_slice(buf.as_slice());
     }
     Ok(bytes)
@@ -166,20 +142,27 @@ pub async fn append(
     cursor: Cursor,
     header: &Header,
     body: &[u8],
+    patience: Patience,
 ) -> Result<Cursor, Errno> {
     let at = area.at(cursor);
     let bytes = record::emit(header, body, at);
-    write_bytes(core, disk, at, &bytes).await?;
+    write_bytes(core, disk, at, &bytes, patience).await?;
     let offset = cursor.offset + ByteLen(record::frame_len(header.body_len));
     Ok(Cursor { generation: cursor.generation, offset })
 }
 
 /// Writes bytes that need not fit into one buffer, durable.
-pub async fn write_bytes(core: &Core, disk: &Disk, at: ByteOffset, bytes: &[u8]) -> Result<(), Errno> {
+pub async fn write_bytes(
+    core: &Core,
+    disk: &Disk,
+    at: ByteOffset,
+    bytes: &[u8],
+    patience: Patience,
+) -> Result<(), Errno> {
     let chunk = ByteLen(CHUNK_MAX).as_usize();
     for (index, part) in bytes.chunks(chunk).enumerate() {
         let buf = core.buffers().copy_of(part).freeze();
-        disk.write(core, at + ByteLen((index * chunk) as u64), buf, true).await?; // widening
+        disk.write(core, at + ByteLen((index * chunk) as u64), buf, true, patience).await?; // widening
     }
     Ok(())
 }

@@ -14,26 +14,40 @@ pub mod error;
 mod flush;
 mod fragment_read;
 mod fragment_write;
+pub mod heal;
 mod home;
 pub mod layout;
 pub mod lifecycle;
 mod load;
 pub mod log;
+pub mod lost;
 pub mod member;
+mod moving;
 pub mod open;
+mod pace;
 pub mod planted;
+pub mod progress;
 pub mod quorum;
+pub mod reach;
+mod rebuild;
 pub mod record;
 pub mod redundancy;
 pub mod region;
 pub mod region_block;
+pub mod replay;
 pub mod report;
+mod resync;
+mod returning;
+pub mod salvage;
 pub mod scrub;
 mod settle;
 pub mod shared;
 pub mod state;
 pub mod state_codec;
 pub mod superblock;
+pub mod survey;
+mod suspicion;
+pub mod verdict;
 pub mod volume;
 pub mod votes;
 mod zero;
@@ -41,6 +55,7 @@ mod zero;
 pub use create::{CreatePlan, create};
 pub use error::PoolError;
 pub use open::{OpenPlan, open};
+pub use rebuild::DELAY_DEFAULT as REBUILD_AFTER;
 pub use volume::PoolVolume;
 
 use crate::base::limits::{
@@ -52,14 +67,16 @@ use crate::disk::Disk;
 use crate::reactor::Core;
 use crate::reactor::sync::{lock, oneshot};
 use home::{HomeRequest, VolumeChange};
+use planted::{Planted, is_planted};
 use redundancy::stripe::Geometry;
-use shared::Shared;
+use shared::{BACKGROUND_UNITS, Shared};
 use state::VolumeRecord;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// An open pool, on its home core. Volumes are used from any core.
+#[derive(Clone)]
 pub struct Pool {
     shared: Arc<Shared>,
     witness: Option<Arc<Disk>>,
@@ -136,15 +153,26 @@ impl Pool {
     pub async fn close(&self, core: &Core) -> Result<(), PoolError> {
         self.shared.closing.store(true, Ordering::Release);
         self.shared.clean_wanted.wake_all();
-        let cleaned = flush::clean(&self.shared, core, true).await;
-        let flushed = self.flush_all(core).await;
+        self.shared.resync_wanted.wake_all();
+        self.shared.rebuild_wanted.wake_all();
+        self.shared.scrub_wanted.wake_all();
+        self.shared.scrub_changed.wake_all();
+        self.shared.closed.wake_all();
+        let _background = self.shared.background.take(BACKGROUND_UNITS).await;
+        let (cleaned, flushed) = match is_planted(core, Planted::CleanMarkTooEarly) {
+            true => (Ok(0), Ok(())),
+            false => (flush::clean(&self.shared, core, true).await, self.flush_all(core).await),
+        };
+        // A write that failed on its only copy left something that only the next opening can look at.
+        let unsettled =
+            self.shared.cache.select(|r| r.state().unsettled && r.state().mark != region::Mark::Clear);
         let result = match (cleaned, flushed) {
-            (Ok(_), Ok(())) => self.ask(|answer| HomeRequest::Close { answer }).await,
+            (Ok(_), Ok(())) if unsettled.is_empty() => self.ask(|answer| HomeRequest::Close { answer }).await,
             _ => Err(PoolError::Invalid(
                 "not everything could be flushed; the next start checks it".to_owned(),
             )),
         };
-        for disk in self.shared.members.values().filter_map(|m| m.disk.as_ref()) {
+        for disk in self.shared.all_members().iter().filter_map(|m| m.disk.as_ref()) {
             disk.close(core).await;
         }
         if let Some(witness) = &self.witness {
@@ -166,7 +194,7 @@ impl Pool {
     }
 
     fn members_in_sync(&self) -> usize {
-        self.shared.members.values().filter(|m| m.is_in_sync()).count()
+        self.shared.members_in_sync().len()
     }
 
     fn volume_record(&self, core: &Core, plan: &VolumePlan) -> Result<VolumeRecord, PoolError> {

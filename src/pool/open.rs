@@ -2,32 +2,37 @@
 //!
 //! Nothing is written before a majority of the votes has been seen.
 
-use super::cache::{REGION_COST, RegionCache};
 use super::create::{WITNESS_AREA, WITNESS_LEN, disk_error, open_exclusive, witness_path};
 use super::dirty_log::DirtyLog;
 use super::error::PoolError;
 use super::home::{Home, cleaner, remember_missed};
-use super::layout::{MemberLayout, member_layout, region_size};
+use super::layout::{MemberLayout, member_layout};
 use super::lifecycle::{Event, after};
-use super::log::{Position, Replayed, read_bytes, replay};
+use super::log::{Age, LogArea, Position, Replayed, read_bytes};
 use super::member::Member;
+use super::planted::{Planted, hand_down, is_planted};
 use super::quorum::{Elected, QuorumError, Voter, elect};
+use super::replay::replay;
+use super::returning::{self, Back, returned};
 use super::shared::{Live, Shared};
-use super::state::{Change, FreeExtents, MemberState, State};
+use super::state::{Absence, Change, FreeExtents, MemberRecord, MemberState, Rank, State};
 use super::superblock::{Superblock, SuperblockError, VERSION};
 use super::volume::PoolVolume;
 use super::votes::{Place, Vote, Votes};
-use super::{Pool, settle};
+use super::{Pool, resync, settle, suspicion};
+use super::{rebuild, scrub};
 use crate::base::limits::BLOCK;
 use crate::base::units::{ByteLen, ByteOffset, MemberId, round_down};
-use crate::disk::Disk;
+use crate::disk::{Disk, in_words};
 use crate::io::driver::Access;
 use crate::reactor::Core;
 use crate::reactor::mailbox::mailbox;
+use crate::reactor::sync::lock;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// What is needed to open a pool.
@@ -43,7 +48,19 @@ pub struct OpenPlan {
     pub force: bool,
     /// Memory for the regions' state, bytes.
     pub cache: ByteLen,
+    /// How long a member may be away before its copies are made anew on others.
+    pub rebuild_after: Duration,
 }
+
+/// Why a member is not used whose copies were given up by order.
+pub const SAID_DEAD: &str = "it was said to be dead: its copies are made anew on other drives";
+
+/// Why a member gets everything.
+pub const OLD_IMAGE: &str =
+    "it is an old image of itself: commits are missing in its log; everything is copied to it";
+
+/// Why a member gets what the others remember.
+pub const WAS_AWAY: &str = "it was away; what it missed is being copied";
 
 /// Commits of an opening before anything else is written: see `is_current`.
 const COMMITS_BEFORE_SERVING: usize = 3;
@@ -63,13 +80,16 @@ pub async fn open(core: &Core, plan: &OpenPlan) -> Result<Pool, PoolError> {
     let candidates = find_candidates(core, plan).await?;
     let pool = match one_pool(&candidates) {
         Ok(pool) => pool,
+        Err(PoolError::Twins(..)) if is_planted(core, Planted::TwinsAccepted) => {
+            candidates[0].superblock.pool
+        }
         Err(error) => {
             close_candidates(core, candidates).await;
             return Err(error);
         }
     };
     let path = witness_path(&plan.witness_folder, pool);
-    let witness = match open_exclusive(core, &path, Access::ExclusiveCreate { size: WITNESS_LEN }).await {
+    let witness = match open_exclusive(core, &path, Access::Exclusive).await {
         Ok(disk) => {
             let log = replay(core, &disk, WITNESS_AREA).await.ok().flatten();
             Some((disk, log.filter(|l| l.state.pool == pool)))
@@ -82,6 +102,23 @@ pub async fn open(core: &Core, plan: &OpenPlan) -> Result<Pool, PoolError> {
         Err(_) => None,
     };
     start(core, plan, candidates, witness).await
+}
+
+/// The witness, made if it was not there. Only for a pool that a majority was found of: nothing is written before that.
+async fn witness_to_write(
+    core: &Core,
+    plan: &OpenPlan,
+    pool: Uuid,
+    found: Option<(Disk, Option<Replayed>)>,
+) -> Option<Disk> {
+    if let Some((disk, _)) = found {
+        if disk.facts().size >= WITNESS_LEN {
+            return Some(disk);
+        }
+        disk.close(core).await;
+    }
+    let path = witness_path(&plan.witness_folder, pool);
+    open_exclusive(core, &path, Access::ExclusiveCreate { size: WITNESS_LEN }).await.ok()
 }
 
 async fn close_candidates(core: &Core, candidates: Vec<Candidate>) {
@@ -112,25 +149,81 @@ async fn find_candidate(core: &Core, plan: &OpenPlan, path: &Path) -> Result<Opt
     let seen = seen.map_err(|errno| PoolError::Open { path: path.to_owned(), errno })?;
     let superblock = read_superblock(core, &seen).await;
     seen.close(core).await;
-    let Some(superblock) = superblock? else { return Ok(None) };
-    if plan.pool.is_some_and(|pool| pool != superblock.pool) {
+    let meant = |s: &Superblock| plan.pool.is_none_or(|pool| pool == s.pool);
+    if !superblock?.is_some_and(|s| meant(&s)) {
         return Ok(None);
     }
     let disk = open_exclusive(core, path, Access::Exclusive).await?;
-    let Some(layout) = member_layout(superblock.size, superblock.extent) else { return Ok(None) };
+    // Before it was locked somebody may have made something else of it.
+    let superblock = match read_superblock(core, &disk).await {
+        Ok(superblock) => superblock.filter(meant),
+        Err(error) => {
+            disk.close(core).await;
+            return Err(error);
+        }
+    };
+    let Some((superblock, layout)) = superblock.and_then(|s| s.layout().map(|layout| (s, layout))) else {
+        disk.close(core).await;
+        return Ok(None);
+    };
     let flaw = (disk.facts().size < superblock.size).then(|| {
         let (is, was) = (disk.facts().size, superblock.size);
         format!("it is truncated: {} bytes of {}", is.0, was.0)
     });
     let mut candidate = Candidate { disk, superblock, layout, replayed: None, flaw };
-    let area = super::log::LogArea { start: super::layout::LOG_START, generation_len: layout.log_generation };
+    let area = LogArea { start: super::layout::LOG_START, generation_len: layout.log_generation };
     if candidate.flaw.is_none() {
         match replay(core, &candidate.disk, area).await {
             Ok(log) => candidate.replayed = log.filter(|l| l.state.pool == candidate.superblock.pool),
-            Err(errno) => candidate.flaw = Some(format!("its metadata log cannot be read: {}", errno.desc())),
+            Err(errno) => {
+                candidate.flaw = Some(format!("its metadata log cannot be read: {}", in_words(errno)))
+            }
         }
     }
     Ok(Some(candidate))
+}
+
+/// A member that is gone, at a path where it may be again. None if something else is there, or it cannot be used.
+pub async fn find_member(core: &Core, pool: &Shared, gone: &Member, path: &Path) -> Option<Back> {
+    let plan = OpenPlan {
+        disks: Vec::new(),
+        pool: Some(pool.uuid),
+        witness_folder: PathBuf::new(),
+        force: false,
+        cache: ByteLen(0),
+        rebuild_after: pool.rebuild_after,
+    };
+    let candidate = find_candidate(core, &plan, path).await.ok().flatten()?;
+    let disk = Arc::new(candidate.disk);
+    let fits = candidate.layout == gone.layout && candidate.flaw.is_none();
+    match member_back(core, gone, &disk, &candidate.superblock).await {
+        Some(back) if fits => Some(back),
+        Some(_) | None => {
+            disk.close(core).await;
+            None
+        }
+    }
+}
+
+/// A member that failed, on the disk that is open still. None if that cannot be read any more.
+pub async fn find_in_place(core: &Core, pool: &Shared, gone: &Member) -> Option<Back> {
+    let disk = gone.disk.as_ref()?;
+    let superblock = read_superblock(core, disk).await.ok().flatten()?;
+    if superblock.pool != pool.uuid {
+        return None;
+    }
+    member_back(core, gone, disk, &superblock).await
+}
+
+async fn member_back(core: &Core, gone: &Member, disk: &Arc<Disk>, superblock: &Superblock) -> Option<Back> {
+    if superblock.member != gone.uuid {
+        return None;
+    }
+    let log = replay(core, disk, gone.log_area()).await.ok().flatten()?;
+    let dirty = DirtyLog::load(core, disk, &gone.layout).await.ok()?;
+    let disk = Some(disk.clone());
+    let member = Member::new(gone.id, gone.uuid, gone.name.clone(), gone.layout, disk, dirty);
+    Some(Back { member: Arc::new(member), log })
 }
 
 /// The superblock of a drive: the front one, or the back one where the front one is damaged. A format that is not known
@@ -148,6 +241,9 @@ async fn read_superblock(core: &Core, disk: &Disk) -> Result<Option<Superblock>,
                 Err(SuperblockError::Version(found)) => {
                     let path = disk.path().to_owned();
                     return Err(PoolError::UnknownFormat { path, found, known: VERSION });
+                }
+                Err(SuperblockError::Features(unknown)) => {
+                    return Err(PoolError::UnknownFeatures { path: disk.path().to_owned(), unknown });
                 }
                 Err(SuperblockError::Absent | SuperblockError::Damaged) => {}
             },
@@ -190,7 +286,7 @@ async fn start(
         logs.extend(log.take().map(|log| (Voter::Witness, log)));
     }
     let name = candidates.first().map(|c| c.superblock.pool_name.clone()).unwrap_or_default();
-    let elected = match elect(&logs, plan.force) {
+    let elected = match elect(&logs, plan.force || is_planted(core, Planted::MinorityIsEnough)) {
         Ok(elected) => elected,
         Err(error) => {
             let error = explain(&name, &error, &logs, &candidates);
@@ -201,9 +297,16 @@ async fn start(
             return Err(error);
         }
     };
-    let forced = !elected.tally.is_majority();
+    let forced = elected.forced;
+    if forced {
+        tracing::warn!(pool = name, "opened by order, without all that was acknowledged: recorded for ever");
+    }
     let old = elected.replayed.state.clone();
-    let (changes, reasons) = judge(&elected, &logs, &candidates, forced);
+    refuse_dead(&elected.replayed.state, &mut candidates);
+    let opened = Change::Opened { forced, mark: core.with_prng(|prng| prng.u64() | 1) };
+    let newest = elected.replayed.position.age();
+    let current = |age: Age| is_planted(core, Planted::OldImageBelieved) || is_current(newest, age);
+    let (changes, reasons) = judge(&elected, &logs, &candidates, (opened, current), core.wall_ns());
     let position = elected.replayed.position;
     let mut state = old.clone();
     for change in &changes {
@@ -212,16 +315,27 @@ async fn start(
             .map_err(|_| PoolError::Invalid("contradiction".to_owned()))?;
     }
     let members = build_members(core, &state, candidates, &reasons).await?;
-    let mut votes = build_votes(&members, witness.map(|(disk, _)| disk), &logs, position, forced);
+    let witness = witness_to_write(core, plan, state.pool, witness).await;
+    let mut votes = build_votes(&members, witness, &logs, position, forced);
     let witness = witness_of(&votes);
     votes.catch_up(core, &old, &behind(position, &logs)).await;
     let opened = run(core, plan, state, members.clone(), votes, &changes, old.clean).await;
     if opened.is_err() {
-        for disk in members.values().filter_map(|m| m.disk.as_ref()).chain(witness.as_deref()) {
+        for disk in members.values().filter_map(|m| m.disk.as_ref()).chain(&witness) {
             disk.close(core).await;
         }
     }
     opened
+}
+
+/// A member that was said to be dead is not used, whatever it still holds.
+fn refuse_dead(state: &State, candidates: &mut [Candidate]) {
+    for candidate in candidates {
+        let record = state.members.values().find(|m| m.uuid == candidate.superblock.member);
+        if record.is_some_and(|m| m.absence.dead) {
+            candidate.flaw = Some(SAID_DEAD.to_owned());
+        }
+    }
 }
 
 fn witness_of(votes: &Votes) -> Option<Arc<Disk>> {
@@ -236,28 +350,66 @@ fn judge(
     elected: &Elected<'_>,
     logs: &[(Voter, Replayed)],
     candidates: &[Candidate],
-    forced: bool,
+    (opened, is_current): (Change, impl Fn(Age) -> bool),
+    wall_ns: u64,
 ) -> (Vec<Change>, BTreeMap<MemberId, String>) {
     let newest = elected.replayed;
-    let mut changes = vec![Change::Opened { forced }];
+    let mut changes = vec![opened];
     let mut reasons = BTreeMap::new();
     for (id, record) in &newest.state.members {
         let candidate = candidates.iter().find(|c| c.superblock.member == record.uuid && c.flaw.is_none());
         let flaw =
             candidates.iter().find(|c| c.superblock.member == record.uuid).and_then(|c| c.flaw.clone());
-        let position = logs.iter().find(|(v, _)| *v == Voter::Member(*id)).map(|(_, log)| log.position);
-        let event = match (candidate, position) {
+        // What it had counts, not what can be read of it: its data is as new.
+        let held = logs.iter().find(|(v, _)| *v == Voter::Member(*id)).map(|(_, log)| log.held);
+        let event = match (candidate, held) {
             (None, _) => Event::Absent,
-            (Some(_), Some(position)) if is_current(&newest.position, &position) => Event::Current,
+            (Some(_), Some(held)) if is_current(held) => Event::Current,
             (Some(_), _) => Event::Old,
         };
-        let next = after(event, record.state);
-        if next != record.state {
-            changes.push(Change::MemberState { member: *id, state: next });
+        let Some(next) = after(event, record.state) else { continue };
+        // One that is there is resynced at once.
+        let next = after(Event::Began, next).unwrap_or(next);
+        let absence = match (event, held) {
+            // It cannot say what it has: it counts as having nothing.
+            (Event::Old, None) => Absence { whole: true, since_wall_ns: wall_ns, ..Absence::default() },
+            _ => absence_after(record, held, next, newest, wall_ns),
+        };
+        if next != record.state || absence != record.absence {
+            changes.push(Change::MemberState { member: *id, state: next, absence });
         }
         reasons.insert(*id, reason(event, record.state, next, flaw));
     }
     (changes, reasons)
+}
+
+/// How a member out of sync left: now, if the log has it in sync.
+fn absence_after(
+    record: &MemberRecord,
+    held: Option<Age>,
+    next: MemberState,
+    newest: &Replayed,
+    wall_ns: u64,
+) -> Absence {
+    if next == MemberState::Active {
+        return record.absence;
+    }
+    let mut record = record.clone();
+    if record.state == MemberState::Active {
+        let left = newest.position.sequence + 1;
+        let epoch = newest.position.epoch;
+        record.absence = Absence {
+            rank: Rank { left, kept: left },
+            epoch,
+            whole: false,
+            dead: false,
+            since_wall_ns: wall_ns,
+        };
+    }
+    match held {
+        Some(held) => returned(&record, held, &newest.state, &newest.position),
+        None => record.absence,
+    }
 }
 
 /// Whether a member's log is the newest one, or lacks only what crashes cut off.
@@ -266,27 +418,25 @@ fn judge(
 /// its epoch; and the first one of every later opening that was cut off before it had reached all votes. An opening
 /// that went on to serve has made `COMMITS_BEFORE_SERVING` commits, so that its epoch cannot be taken for one that
 /// was cut off.
-fn is_current(newest: &Position, position: &Position) -> bool {
-    let epochs = newest.epoch.saturating_sub(position.epoch);
-    let commits = newest.sequence.saturating_sub(position.sequence);
+pub fn is_current(newest: Age, held: Age) -> bool {
+    let epochs = newest.epoch.saturating_sub(held.epoch);
+    let commits = newest.sequence.saturating_sub(held.sequence);
     commits <= epochs + 1
 }
 
 /// The votes that lack the newest commit and may be given it. An old image may not: with the newest log it would
 /// pass for a member that missed nothing, if the opening were cut off before its state is committed.
 fn behind(newest: Position, logs: &[(Voter, Replayed)]) -> Vec<Voter> {
-    let lacks = |log: &Replayed| log.position != newest && is_current(&newest, &log.position);
+    let lacks = |log: &Replayed| log.held < newest.age() && is_current(newest.age(), log.held);
     logs.iter().filter(|(_, log)| lacks(log)).map(|(voter, _)| *voter).collect()
 }
 
 fn reason(event: Event, before: MemberState, next: MemberState, flaw: Option<String>) -> String {
     let words = match (next, event, before) {
         (MemberState::Active, _, _) => "",
-        (MemberState::Missing, _, _) => "it is not there",
-        (_, Event::Old, MemberState::Active) => {
-            "it is an old image of itself: commits are missing in its log"
-        }
-        _ => "it was away, and its copies missed writes",
+        (MemberState::Missing | MemberState::Rebuilding, _, _) => "it is not there",
+        (_, Event::Old, MemberState::Active) => OLD_IMAGE,
+        _ => WAS_AWAY,
     };
     flaw.unwrap_or_else(|| words.to_owned())
 }
@@ -307,14 +457,14 @@ async fn build_members(
         let flawed = candidate.as_ref().is_some_and(|c| c.flaw.is_some());
         let (disk, dirty) = match candidate {
             Some(c) if !flawed && c.layout == layout => match DirtyLog::load(core, &c.disk, &layout).await {
-                Ok(dirty) => (Some(c.disk), dirty),
+                Ok(dirty) => (Some(Arc::new(c.disk)), dirty),
                 Err(errno) => {
                     tracing::warn!(
                         member = record.name,
-                        error = errno.desc(),
+                        error = in_words(errno),
                         "its dirty-region log cannot be read"
                     );
-                    (Some(c.disk), DirtyLog::unknown(&layout))
+                    (Some(Arc::new(c.disk)), DirtyLog::unknown(&layout))
                 }
             },
             Some(c) => {
@@ -324,8 +474,10 @@ async fn build_members(
             None => (None, DirtyLog::empty(&layout)),
         };
         let member = Member::new(*id, record.uuid, record.name.clone(), layout, disk, dirty);
-        let active = record.state == MemberState::Active && member.disk.is_some();
-        member.set_in_sync(active, reasons.get(id).map_or("", String::as_str));
+        match record.state == MemberState::Active && member.disk.is_some() {
+            true => member.set_in_sync(),
+            false => member.set_out_of_sync(record.absence.rank, reasons.get(id).map_or("", String::as_str)),
+        }
         members.insert(*id, Arc::new(member));
     }
     close_candidates(core, candidates.into_values().collect()).await;
@@ -339,8 +491,8 @@ fn build_votes(
     position: Position,
     forced: bool,
 ) -> Votes {
-    let generation =
-        |voter| logs.iter().find(|(v, _)| *v == voter).map_or(0, |(_, log)| log.cursor.generation);
+    let log_of = |voter| logs.iter().find(|(v, _)| *v == voter).map(|(_, log)| log);
+    let generation = |voter| log_of(voter).map_or(0, |log: &Replayed| log.generation_next() - 1);
     let vote = |voter, place, area| Vote {
         voter,
         place,
@@ -369,64 +521,65 @@ async fn run(
 ) -> Result<Pool, PoolError> {
     let mut lost = votes.begin_epoch(core, &state, changes).await?.lost;
     for _ in 1..COMMITS_BEFORE_SERVING {
-        lost.extend(votes.commit(core, &state, &[Change::Opened { forced: false }]).await?.lost);
+        let confirmed = [Change::Opened { forced: false, mark: 0 }];
+        lost.extend(votes.commit(core, &state, &confirmed).await?.lost);
     }
     let (sender, requests) = mailbox();
     let free =
         FreeExtents::of(&state).map_err(|_| PoolError::Invalid("two slots claim one extent".to_owned()))?;
-    let cached = usize::try_from(plan.cache.0 / REGION_COST).unwrap_or(usize::MAX);
-    let tally = votes.tally();
+    let (epoch, votes_present) = (votes.position.epoch, votes.tally().present);
     let witness = witness_of(&votes);
-    let (pool_bits, _) = state.pool.as_u64_pair();
-    let shared = Arc::new(Shared {
-        uuid: state.pool,
-        seed: pool_bits,
-        extent: state.extent,
-        region: region_size(state.extent),
-        members,
-        cache: RegionCache::new(cached),
-        volumes: Default::default(),
-        membership: 0.into(),
-        dirty_regions: 0.into(),
-        cleaned: Default::default(),
-        clean_now: false.into(),
-        clean_wanted: Default::default(),
-        closing: false.into(),
-        home: sender,
-        #[cfg(any(test, feature = "planted-bugs"))]
-        planted: Default::default(),
-        live: Live { state, free, epoch: votes.position.epoch, votes_present: tally.present }.into(),
-    });
+    let live = Live { state, free, reserved: Vec::new(), epoch, votes_present };
+    let shared = Arc::new(Shared::new(live, members, plan, sender));
+    hand_down(core, &shared);
     publish(&shared);
     core.spawn(Home { core: core.clone(), pool: shared.clone(), votes, requests }.run());
     shared.membership.store(1, Ordering::Release);
     for (voter, errno) in lost {
         if let Voter::Member(member) = voter {
-            let reason = format!("its metadata log could not be written: {}", errno.desc());
-            shared.member_failed(member, reason).await.map_err(|_| PoolError::Frozen)?;
+            let reason = format!("its metadata log could not be written: {}", in_words(errno));
+            let member = shared.member(member);
+            shared.member_failed(&member, reason).await.map_err(|_| PoolError::Frozen)?;
         }
     }
     settle_crash(core, &shared, clean).await?;
     core.spawn(cleaner(core.clone(), shared.clone()));
+    core.spawn(resync::run(core.clone(), shared.clone()));
+    core.spawn(scrub::run(core.clone(), shared.clone()));
+    core.spawn(rebuild::run(core.clone(), shared.clone()));
+    core.spawn(suspicion::watch(core.clone(), shared.clone()));
+    core.spawn(returning::watch(core.clone(), shared.clone()));
     Ok(Pool { shared, witness })
 }
 
 fn publish(shared: &Arc<Shared>) {
-    let live = crate::reactor::sync::lock(&shared.live);
+    let live = lock(&shared.live);
     let volumes = live.state.volumes.iter();
     let volumes =
         volumes.map(|(id, record)| (*id, Arc::new(PoolVolume::new(shared.clone(), *id, record)))).collect();
     shared.volumes.store(Arc::new(volumes));
 }
 
+/// Makes copies equal that a crash left different, and begins to bring members up to date that are out of sync.
 async fn settle_crash(core: &Core, shared: &Arc<Shared>, clean: bool) -> Result<(), PoolError> {
-    if clean {
+    let members = shared.all_members();
+    let whole = members.iter().all(|m| m.is_in_sync());
+    if (clean || is_planted(core, Planted::BelieveClean)) && whole {
         return Ok(());
     }
-    if shared.members.values().any(|m| !m.is_in_sync()) {
-        remember_missed(shared, core).await;
+    if !whole {
+        // Also after a clean stop: a member that was away may have been in the middle of something.
+        members.iter().filter(|m| m.disk.is_some()).for_each(|m| m.dirty.note_missed());
+        remember_missed(shared, core).await.map_err(|_| PoolError::Frozen)?;
     }
-    settle::settle(core, shared).await
+    settle::settle(core, shared).await?;
+    // One that failed while the pool was opened is looked after by `returning`.
+    let resyncing = |m: &Member| lock(&shared.live).state.members[&m.id].state == MemberState::Resyncing;
+    for member in members.into_iter().filter(|m| resyncing(m)) {
+        let rank = member.rank();
+        shared.begin_resync(member, rank);
+    }
+    Ok(())
 }
 
 fn explain(
@@ -448,15 +601,19 @@ fn explain(
             }
             PoolError::NoMajority { name, tally: *tally, missing: missing.join(", ") }
         }
-        QuorumError::Forked(voter) => {
-            let who = match voter {
-                Voter::Witness => "the witness".to_owned(),
-                Voter::Member(id) => candidates
-                    .iter()
-                    .find(|c| c.superblock.id == *id)
-                    .map_or_else(|| format!("{id:?}"), |c| c.disk.path().display().to_string()),
-            };
-            PoolError::Forked { name, who }
+        QuorumError::Damaged { voter, commits } => {
+            PoolError::LogDamaged { name, who: name_of(*voter, candidates), commits: *commits }
         }
+        QuorumError::Forked(voter) => PoolError::Forked { name, who: name_of(*voter, candidates) },
+    }
+}
+
+fn name_of(voter: Voter, candidates: &[Candidate]) -> String {
+    match voter {
+        Voter::Witness => "the witness".to_owned(),
+        Voter::Member(id) => candidates
+            .iter()
+            .find(|c| c.superblock.id == id)
+            .map_or_else(|| format!("{id:?}"), |c| c.disk.path().display().to_string()),
     }
 }

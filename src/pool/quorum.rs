@@ -1,4 +1,15 @@
 //! Which of several logs is the pool's: the newest one, if a majority is there and they are one history. Pure.
+//!
+//! A commit that was acknowledged is in a majority of the copies, so that any majority has one that had it. What a copy
+//! had is not always what can be read of it (`replay`): damage hides commits, it does not undo them.
+//!
+//! | the copies that are there | then |
+//! | --- | --- |
+//! | no majority of all votes | refused; by order: the newest that can be read, and that is recorded |
+//! | a majority, and what can be read reaches as far as what any of them had | the newest is elected; copies that are damaged, torn or behind get a checkpoint of it |
+//! | a majority, and one had commits that none gives any more, and a majority is known not to have had them | never acknowledged: as above, without them |
+//! | the same, and no majority is known not to have had them | refused, since they may have been acknowledged: other drives may have them; by order: the newest that can be read, and that is recorded |
+//! | two that left their common history | refused, also by order |
 
 use super::log::{Position, Replayed};
 use super::state::State;
@@ -33,6 +44,9 @@ pub enum QuorumError {
     /// Too few votes: the newest state may be on the ones that are not there.
     #[error("{} of {} votes", .0.present, .0.total)]
     NoMajority(Tally),
+    /// One copy had commits that none gives any more, and they may have been acknowledged.
+    #[error("damage hides {commits} commits")]
+    Damaged { voter: Voter, commits: u64 },
     /// Two logs left the common history: the pool was opened twice, each time without the other half.
     #[error("two histories")]
     Forked(Voter),
@@ -44,25 +58,42 @@ pub struct Elected<'a> {
     pub leader: Voter,
     pub replayed: &'a Replayed,
     pub tally: Tally,
+    /// It is believed only because somebody ordered it.
+    pub forced: bool,
 }
 
-/// Chooses the newest log. Every vote that is present counts, old ones too: a majority of the votes met the last
-/// commit, so any majority contains one that did.
+/// Chooses the newest log. Every vote that is present counts, old and damaged ones too: what each of them had is known.
 pub fn elect<'a>(votes: &'a [(Voter, Replayed)], forced: bool) -> Result<Elected<'a>, QuorumError> {
-    let age = |p: &Position| (p.epoch, p.sequence);
     let (leader, newest) = votes
         .iter()
-        .max_by_key(|(voter, r)| (age(&r.position), std::cmp::Reverse(*voter)))
+        .max_by_key(|(voter, r)| (r.position.age(), std::cmp::Reverse(*voter)))
         .map(|(voter, r)| (*voter, r))
         .ok_or(QuorumError::NoLog)?;
     let tally = tally(&newest.state, votes.iter().map(|(voter, _)| *voter));
     if !tally.is_majority() && !forced {
         return Err(QuorumError::NoMajority(tally));
     }
-    match votes.iter().find(|(_, r)| is_forked(newest, r)) {
-        Some((voter, _)) => Err(QuorumError::Forked(*voter)),
-        None => Ok(Elected { leader, replayed: newest, tally }),
+    if let Some((voter, _)) = votes.iter().find(|(_, r)| is_forked(newest, r)) {
+        return Err(QuorumError::Forked(*voter));
     }
+    let hidden = hidden_by_damage(newest, votes);
+    match hidden {
+        Some(error) if !forced => Err(error),
+        hidden => {
+            let forced = !tally.is_majority() || hidden.is_some();
+            Ok(Elected { leader, replayed: newest, tally, forced })
+        }
+    }
+}
+
+/// Commits after the newest one that can be read, which some copy had and which a majority may have had.
+fn hidden_by_damage(newest: &Replayed, votes: &[(Voter, Replayed)]) -> Option<QuorumError> {
+    let end = newest.position.age();
+    let (voter, longest) = votes.iter().max_by_key(|(_, r)| r.held).filter(|(_, r)| r.held > end)?;
+    let without = votes.iter().filter(|(_, r)| r.held <= end).map(|(voter, _)| *voter);
+    let commits = longest.held.sequence.saturating_sub(end.sequence);
+    let error = QuorumError::Damaged { voter: *voter, commits };
+    (!tally(&newest.state, without).is_majority()).then_some(error)
 }
 
 /// Whether the witness has a vote: it breaks the tie of an even number of members. With an odd number there is no
@@ -87,22 +118,49 @@ pub fn tally(state: &State, present: impl Iterator<Item = Voter>) -> Tally {
 }
 
 /// Whether a log left the history of the newest one. One commit more than the common history, of an older epoch,
-/// is what a crash cut off before a majority had it: it never counted. Positions from before the newest log's
-/// checkpoint cannot be compared; they are older in any case and their data is not read.
-fn is_forked(newest: &Replayed, other: &Replayed) -> bool {
+/// is what a crash cut off before a majority had it: it never counted. Links tell it where both logs reach, the
+/// lineage of openings however long ago it was.
+pub fn is_forked(newest: &Replayed, other: &Replayed) -> bool {
+    links_part(newest, other) || lineages_part(newest, other)
+}
+
+/// Whether the other log has openings that served and that the newest one does not know, or more commits of a common
+/// opening than the newest one has of it.
+fn lineages_part(newest: &Replayed, other: &Replayed) -> bool {
+    let known = &newest.state.lineage;
+    // What damage hides may be of later openings, whose marks are hidden with it.
+    let same = other.held.epoch == other.position.epoch;
+    let mut end = if same { other.held.sequence } else { other.position.sequence };
+    for opening in other.state.lineage.iter().rev() {
+        if let Some(at) = known.iter().position(|o| o.mark == opening.mark) {
+            let until = known.get(at + 1).map_or(u64::MAX, |next| next.sequence - 1);
+            return end > until.saturating_add(1);
+        }
+        // One that was cut off has made one commit.
+        if end > opening.sequence {
+            return true;
+        }
+        end = opening.sequence.saturating_sub(1);
+    }
+    // Nothing in common: from before the first opening that the newest one remembers.
+    known.first().is_some_and(|first| end > first.sequence)
+}
+
+fn links_part(newest: &Replayed, other: &Replayed) -> bool {
     let rival = |p: &Position| newest.history.iter().find(|q| q.sequence == p.sequence && q.link != p.link);
     let mut apart = other.history.iter().filter_map(|p| rival(p).map(|q| (p, q)));
     match (apart.next(), apart.next()) {
         (None, _) => false,
-        (Some((p, q)), None) => p.epoch == q.epoch,
+        // One commit by itself never reached a majority, nor does an opening serve after one.
+        (Some((p, _)), None) => other.position.sequence > p.sequence && other.position.epoch == p.epoch,
         (Some(_), Some(_)) => true,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::log::Cursor;
-    use super::super::state::{MemberRecord, MemberState};
+    use super::super::log::{Age, Cursor};
+    use super::super::state::{Absence, MemberRecord, MemberState};
     use super::*;
     use crate::base::units::ByteLen;
     use uuid::Uuid;
@@ -113,6 +171,7 @@ mod tests {
             size: ByteLen(1 << 30),
             extents: 9,
             state: MemberState::Active,
+            absence: Absence::default(),
             name: String::new(),
         };
         let state = State {
@@ -122,6 +181,8 @@ mod tests {
             copies: 2,
             clean: true,
             forced: false,
+            lineage: Vec::new(),
+            scrubs: Default::default(),
             members: (0..members).map(|n| (MemberId(n), member(n))).collect(),
             volumes: Default::default(),
             next_volume: 0,
@@ -131,7 +192,8 @@ mod tests {
             .map(|(epoch, sequence, link)| Position { epoch: *epoch, sequence: *sequence, link: *link })
             .collect();
         let position = *history.last().unwrap();
-        Replayed { state, position, history, cursor: Cursor { generation: 0, offset: ByteLen(0) } }
+        let cursor = Cursor { generation: 0, offset: ByteLen(0) };
+        Replayed { state, position, history, cursor, held: position.age(), generation_max: 0 }
     }
 
     const M0: Voter = Voter::Member(MemberId(0));
@@ -152,10 +214,40 @@ mod tests {
         assert_eq!(elect(&[], true).unwrap_err(), QuorumError::NoLog);
     }
 
+    fn damaged(log: Replayed, sequence: u64) -> Replayed {
+        let held = Age { sequence, ..log.held };
+        Replayed { held, ..log }
+    }
+
+    #[test]
+    fn r45_commits_that_damage_hides_are_never_passed_over() {
+        let all = [(1, 1, 11), (1, 2, 12), (1, 3, 13)];
+        let (whole, part) = (log(3, &all), log(3, &all[..1]));
+        let hidden = |votes: &[(Voter, Replayed)]| elect(votes, false).unwrap_err();
+        // One copy has what is hidden in the other.
+        let votes = [(M0, damaged(part.clone(), 3)), (M1, whole)];
+        assert_eq!(elect(&votes, false).unwrap().leader, M1);
+        // None has it; the one that is sound never had it, and is no majority.
+        let votes = [(M0, damaged(part.clone(), 3)), (M1, part.clone())];
+        assert_eq!(hidden(&votes), QuorumError::Damaged { voter: M0, commits: 2 });
+        assert!(elect(&votes, true).unwrap().forced, "by order, and recorded");
+        // Two that are sound never had it: nobody was told that it is done.
+        let votes =
+            [(M0, damaged(part.clone(), 3)), (M1, part.clone()), (Voter::Member(MemberId(2)), part.clone())];
+        assert!(!elect(&votes, false).unwrap().forced);
+        let votes = [(M0, damaged(part.clone(), 2)), (M1, damaged(part.clone(), 2)), votes[2].clone()];
+        assert!(matches!(hidden(&votes), QuorumError::Damaged { commits: 1, .. }));
+    }
+
     #[test]
     fn two_histories_are_refused_even_by_force() {
-        let votes = [(M0, log(2, &[(1, 1, 11), (1, 2, 12)])), (M1, log(2, &[(1, 1, 11), (1, 2, 99)]))];
+        let one = [(1, 1, 11), (2, 2, 12), (2, 3, 13), (2, 4, 14)];
+        let other = [(1, 1, 11), (2, 2, 97), (2, 3, 98), (2, 4, 99)];
+        let votes = [(M0, log(2, &one)), (M1, log(2, &other))];
         assert!(matches!(elect(&votes, true), Err(QuorumError::Forked(_))));
+        // An opening that reached one drive only, and another one that did not see that drive.
+        let votes = [(M0, log(2, &one)), (M1, log(2, &other[..2]))];
+        assert_eq!(elect(&votes, false).unwrap().leader, M0);
     }
 
     #[test]

@@ -15,6 +15,9 @@ pub const HEADER_LEN: usize = 64;
 /// The bytes of body a frame may have: more than any generation of the log.
 const BODY_MAX: u64 = 1 << 30;
 
+/// No generation, epoch or sequence comes near this: a frame with a greater one is none of ours.
+const COUNTER_MAX: u64 = 1 << 62;
+
 /// What a frame carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -92,7 +95,9 @@ pub fn parse_header(bytes: &[u8], at: ByteOffset) -> Option<Header> {
         before: r.u64().ok()?,
         body_len: r.u64().ok()?,
     };
-    (r.u64().ok()? == at.0 && header.body_len <= BODY_MAX).then_some(header)
+    let counters = [header.generation, header.epoch, header.sequence];
+    let sane = header.body_len <= BODY_MAX && counters.iter().all(|c| *c <= COUNTER_MAX);
+    (r.u64().ok()? == at.0 && sane).then_some(header)
 }
 
 /// The body of a whole frame if its checksum is right: header and body as `emit` made them.
@@ -128,6 +133,18 @@ mod tests {
         assert_eq!(verify(&bytes, &header(5)), Some(&b"hello"[..]));
         assert_eq!(parse_header(&bytes, ByteOffset(0)), None);
         assert!((0..HEADER_LEN).all(|len| parse_header(&bytes[..len], ByteOffset(65536)).is_none()));
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let bytes = emit(&header(5), b"hello", ByteOffset(65536));
+        let golden: &[&[u8]] = &[
+            b"DSLG",
+            &[2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0],
+            &[6, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0],
+        ];
+        assert_eq!(&bytes[..56], golden.concat());
+        assert_eq!(&bytes[64..70], b"hello\0");
     }
 
     #[test]

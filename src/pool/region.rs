@@ -8,7 +8,7 @@
 //! unloaded ──load──▶ loaded, clean ──first write──▶ marked (dirty bit durable) ──save, flush──▶ loaded, clean
 //! ```
 
-use super::redundancy::mirror::Copies;
+use super::redundancy::mirror::{Copies, Copy};
 use super::region_block::RegionBlock;
 use crate::base::bitmap::Bitmap;
 use crate::base::units::{RegionIndex, SlotIndex, VolumeId};
@@ -34,6 +34,16 @@ pub struct RegionKey {
 pub struct Placement {
     pub stamp: u64,
     pub copies: Copies,
+    /// A copy being made.
+    pub incoming: Option<Incoming>,
+}
+
+/// A new copy of a slot, as far as a region of it is written there like on the others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Incoming {
+    pub copy: Copy,
+    /// Blocks below this one.
+    pub upto: u32,
 }
 
 /// How far a region's content has been read from its members.
@@ -79,7 +89,9 @@ pub struct RegionState {
     pub saved: Bitmap,
     /// Checksums of written blocks, if the volume has them.
     pub sums: Option<Box<[u32]>>,
-    /// Checksums differ from what is on the members.
+    /// Written blocks that no copy has any more, of a volume whose checksums do not tell.
+    pub lost: Option<Box<Bitmap>>,
+    /// Checksums or lost blocks differ from what is on the members.
     pub sums_unsaved: bool,
     pub version: u64,
     pub mark: Mark,
@@ -112,6 +124,7 @@ impl Region {
             written: Bitmap::new(blocks),
             saved: Bitmap::new(blocks),
             sums: checksums.then(|| vec![0; blocks].into_boxed_slice()),
+            lost: None,
             sums_unsaved: false,
             version: 0,
             mark: Mark::Clear,
@@ -166,15 +179,36 @@ impl RegionState {
         match stored {
             Some(stored) => {
                 self.written = stored.written;
+                self.lost = stored.lost;
                 if let (Some(sums), Some(stored)) = (&mut self.sums, stored.sums) {
                     sums.copy_from_slice(&stored);
                 }
             }
-            None => self.written.clear(),
+            None => {
+                self.written.clear();
+                self.lost = None;
+            }
         }
         self.saved = self.written.clone();
         self.sums_unsaved = false;
         self.load = Load::Loaded;
+    }
+
+    /// These blocks were written: they are not lost any more. True if one was.
+    pub fn found(&mut self, blocks: Range<usize>) -> bool {
+        let Some(lost) = &mut self.lost else { return false };
+        let changed = lost.set_range(blocks, false);
+        if lost.is_empty() {
+            self.lost = None;
+        }
+        self.sums_unsaved |= changed;
+        changed
+    }
+
+    /// No copy has this block any more.
+    pub fn lose(&mut self, block: usize) {
+        let len = self.written.len();
+        self.sums_unsaved |= self.lost.get_or_insert_with(|| Box::new(Bitmap::new(len))).set(block, true);
     }
 
     /// Forgets everything but the guard: the slot was freed.
@@ -263,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_share_and_writes_exclude_in_order_of_arrival() {
+    fn r31_reads_share_and_writes_exclude_in_order_of_arrival() {
         let region = region();
         let first = region.hold(0..4, false).now_or_never().expect("free");
         let second = region.hold(2..6, false).now_or_never().expect("reads share");

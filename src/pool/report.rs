@@ -3,10 +3,13 @@
 
 use super::Pool;
 use super::alloc::usable;
+use super::lifecycle::{self, Event};
+use super::member::Member;
 use super::quorum::{Tally, votes_of};
-use super::redundancy::mirror::Copy;
+use super::rebuild::hindrance;
 use super::state::{MemberState, State};
-use crate::base::units::{ByteLen, MemberId};
+use crate::base::limits::BLOCK;
+use crate::base::units::{ByteLen, MemberId, Span};
 use crate::reactor::sync::lock;
 use std::sync::atomic::Ordering;
 
@@ -24,11 +27,20 @@ pub struct PoolFacts {
     pub usable: [ByteLen; 3],
     pub members: Vec<MemberFacts>,
     pub volumes: Vec<VolumeFacts>,
+    /// What no copy gives any more, as far as it was met.
+    pub lost: Vec<LostRange>,
     /// Volume bytes that must stay free so that every slot gets its copies back after the largest drive is lost:
     /// what that drive adds to the space for volumes of the pool's default copies.
     pub heal_needed: ByteLen,
     /// Whether all copies that lie on the largest drive now would find a new place.
     pub heal_possible: bool,
+}
+
+/// Bytes of a volume that no copy gives any more.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LostRange {
+    pub volume: String,
+    pub span: Span,
 }
 
 #[derive(Clone, Debug)]
@@ -50,6 +62,8 @@ pub struct MemberFacts {
     pub read_errors: u64,
     pub write_errors: u64,
     pub checksum_errors: u64,
+    /// Blocks that were written again from another copy.
+    pub healed_blocks: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -71,11 +85,11 @@ pub struct VolumeFacts {
 impl Pool {
     /// The pool's figures now.
     pub fn facts(&self) -> PoolFacts {
-        let in_sync = self.shared.members.values().filter(|m| m.is_in_sync());
-        let totals: Vec<u32> = in_sync.clone().map(|m| m.layout.extents).collect();
+        let in_sync = self.shared.members_in_sync();
+        let totals: Vec<u32> = in_sync.iter().map(|m| m.layout.extents).collect();
         let (state, free, epoch, present) = {
             let live = lock(&self.shared.live);
-            let free: Vec<u32> = in_sync.map(|m| live.free.free(m.id)).collect();
+            let free: Vec<u32> = in_sync.iter().map(|m| live.free.free(m.id)).collect();
             (live.state.clone(), free, live.epoch, live.votes_present)
         };
         let extent = state.extent;
@@ -91,14 +105,37 @@ impl Pool {
             usable: each(&totals),
             volumes: state.volumes.keys().map(|id| self.volume_facts(&state, *id)).collect(),
             members,
+            lost: self.lost_ranges(&state),
             heal_needed,
             heal_possible,
             state,
         }
     }
 
-    fn readable(&self, copy: &Copy, copies: usize) -> bool {
-        self.shared.member(copy.member).usable(copies).is_some()
+    /// Lost blocks as ranges of their volumes, in order.
+    fn lost_ranges(&self, state: &State) -> Vec<LostRange> {
+        let volumes = self.shared.volumes.load();
+        let mut blocks = Vec::new();
+        for lost in self.shared.lost.list() {
+            let Some(volume) = volumes.get(&lost.volume) else { continue };
+            let shape = volume.shape.load();
+            let still = state.volumes.get(&lost.volume).is_some_and(|v| v.slots.contains_key(&lost.slot));
+            let at = shape.geometry.byte_of(lost.slot, ByteLen(u64::from(lost.block) * BLOCK));
+            if let Some(at) = at.filter(|at| still && at.0 < shape.size.0) {
+                blocks.push((shape.name.clone(), at));
+            }
+        }
+        blocks.sort_unstable();
+        let mut ranges: Vec<LostRange> = Vec::new();
+        for (volume, at) in blocks {
+            match ranges.last_mut() {
+                Some(last) if last.volume == volume && last.span.end() == at => {
+                    last.span = Span::at(last.span.offset().0, last.span.len().0 + BLOCK);
+                }
+                Some(_) | None => ranges.push(LostRange { volume, span: Span::at(at.0, BLOCK) }),
+            }
+        }
+        ranges
     }
 
     fn member_facts(&self, state: &State, id: MemberId) -> MemberFacts {
@@ -107,10 +144,10 @@ impl Pool {
         for volume in state.volumes.values() {
             for slot in volume.slots.values().filter(|s| s.copies.iter().any(|c| c.member == id)) {
                 used += 1;
-                let here = slot.copies.iter().any(|c| c.member == id && self.readable(c, slot.copies.len()));
-                let others =
-                    slot.copies.iter().filter(|c| c.member != id && self.readable(c, slot.copies.len()));
-                match others.count() {
+                // A copy that a resync has not finished is not enough once this one is gone.
+                let holders = self.shared.authorities(&slot.copies);
+                let here = holders.contains(&id);
+                match holders.iter().filter(|m| **m != id).count() {
                     0 if here => lost += 1,
                     1 if here && slot.copies.len() > 1 => exposed += 1,
                     _ => {}
@@ -127,9 +164,9 @@ impl Pool {
             path: member.disk.as_ref().map(|d| d.path().to_owned()),
             uuid: member.uuid,
             size: state.members[&id].size,
-            state: state.members[&id].state,
+            state: shown_state(&member, state.members[&id].state),
             in_sync: member.is_in_sync(),
-            reason: member.reason(),
+            reason: hindrance(&self.shared, &member).unwrap_or_else(|| member.reason()),
             rotational: member.disk.as_ref().is_some_and(|d| d.facts().rotational),
             used: bytes(used),
             lost_without: bytes(lost),
@@ -137,6 +174,7 @@ impl Pool {
             read_errors: count(|e| &e.read),
             write_errors: count(|e| &e.write),
             checksum_errors: count(|e| &e.checksum),
+            healed_blocks: count(|e| &e.healed),
         }
     }
 
@@ -144,7 +182,7 @@ impl Pool {
         let volume = &state.volumes[&id];
         let (mut below, mut single, mut none) = (0, 0, 0);
         for slot in volume.slots.values() {
-            let readable = slot.copies.iter().filter(|c| self.readable(c, slot.copies.len())).count();
+            let readable = self.shared.holders(&slot.copies).len();
             below += usize::from(readable < usize::from(volume.copies));
             single += usize::from(readable == 1);
             none += usize::from(readable == 0);
@@ -167,7 +205,7 @@ impl Pool {
 
     /// What must stay free to heal after losing the largest drive, and whether every lost copy finds a new place.
     fn heal(&self, state: &State) -> (ByteLen, bool) {
-        let in_sync: Vec<_> = self.shared.members.values().filter(|m| m.is_in_sync()).collect();
+        let in_sync = self.shared.members_in_sync();
         let Some(largest) = in_sync.iter().max_by_key(|m| m.layout.extents) else {
             return (ByteLen(0), false);
         };
@@ -198,6 +236,13 @@ fn place_copy(slot: &super::state::SlotRecord, free: &mut [(MemberId, u32)]) -> 
 /// Free extents of the members in sync but one.
 fn free_without(pool: &Pool, without: MemberId) -> Vec<(MemberId, u32)> {
     let live = lock(&pool.shared.live);
-    let members = pool.shared.members.values().filter(|m| m.is_in_sync() && m.id != without);
-    members.map(|m| (m.id, live.free.free(m.id))).collect()
+    let members = pool.shared.members_in_sync();
+    let others = members.iter().filter(|m| m.id != without);
+    others.map(|m| (m.id, live.free.free(m.id))).collect()
+}
+
+/// What people are told about a member: what is committed, and what is suspected.
+fn shown_state(member: &Member, committed: MemberState) -> MemberState {
+    let suspected = member.is_in_sync() && member.is_suspect();
+    if suspected { lifecycle::after(Event::Slow, committed).unwrap_or(committed) } else { committed }
 }

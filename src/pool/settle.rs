@@ -9,15 +9,18 @@ use super::dirty_log::Plane;
 use super::error::PoolError;
 use super::fragment_read::index;
 use super::load::{owner, stored_by_copy};
-use super::redundancy::mirror::{Copies, Copy};
-use super::region::{Load, Placement, Region};
+use super::member::Member;
+use super::planted::{Planted, is_planted};
+use super::reach::{Reach, Reached};
+use super::region::{Placement, Region};
 use super::region_block::{Owner, RegionBlock};
 use super::shared::Shared;
 use super::volume::PoolVolume;
 use crate::base::bitmap::Bitmap;
 use crate::base::checksum::block_sum;
 use crate::base::limits::{BLOCK, CHUNK_MAX};
-use crate::base::units::{ByteLen, MemberId, RegionIndex, SlotIndex};
+use crate::base::units::{ByteLen, RegionIndex};
+use crate::disk::{Patience, in_words};
 use crate::io::buf::Buf;
 use crate::reactor::Core;
 use crate::reactor::sync::lock;
@@ -29,6 +32,9 @@ use std::sync::Arc;
 /// Regions settled at the same time.
 const AT_ONCE: usize = 8;
 
+/// Regions saved together: a flush is dear on a disk, and a region block is small.
+const BATCH: usize = 256;
+
 /// Blocks compared at the same time.
 const STEP: u32 = (CHUNK_MAX / BLOCK) as u32; // a constant of 256
 
@@ -39,6 +45,8 @@ struct Dirty {
     volume: Arc<PoolVolume>,
     region: Arc<Region>,
     placement: Placement,
+    /// The copies that are compared: those that can be believed.
+    reach: Reach,
 }
 
 /// Settles every region that a member in sync has marked dirty.
@@ -47,15 +55,32 @@ pub async fn settle(core: &Core, pool: &Arc<Shared>) -> Result<(), PoolError> {
     if !dirty.is_empty() {
         tracing::info!(regions = dirty.len(), "settling regions after an unclean stop");
     }
-    for batch in dirty.chunks(AT_ONCE) {
-        for result in join_all(batch.iter().map(|d| settle_region(core, d))).await {
+    for batch in dirty.chunks(BATCH) {
+        settle_batch(core, pool, batch).await?;
+    }
+    // Volumes with one copy may have no marks. What they hold that was never flushed stays from the first reading on.
+    flush_members(core, pool).await
+}
+
+/// Settles some regions, with two flushes for all of them.
+async fn settle_batch(core: &Core, pool: &Shared, batch: &[Dirty]) -> Result<(), PoolError> {
+    let mut settled = Vec::new();
+    for few in batch.chunks(AT_ONCE) {
+        for (entry, block) in few.iter().zip(join_all(few.iter().map(|d| settle_region(core, d))).await) {
+            settled.extend(block?.map(|block| (entry, block)));
+        }
+    }
+    // The blocks they describe are durable first: a written mark never leads the data.
+    flush_members(core, pool).await?;
+    for few in settled.chunks(AT_ONCE) {
+        for result in join_all(few.iter().map(|(entry, block)| save(core, entry, block))).await {
             result?;
         }
     }
     flush_members(core, pool).await?;
-    for entry in dirty.iter().filter(|d| d.region.state().load == Load::Loaded) {
-        for copy in &entry.placement.copies {
-            let member = pool.member(copy.member);
+    for (entry, block) in settled {
+        entry.region.state().fill(Some(entry.placement.clone()), Some(block));
+        for Reached { copy, member } in &entry.reach.copies {
             let number = member.layout.region_number(copy.extent, entry.region.key.region);
             member.dirty.clear(Plane::Dirty, number);
         }
@@ -69,10 +94,13 @@ fn dirty_regions(pool: &Arc<Shared>) -> Vec<Dirty> {
     for (id, volume) in pool.volumes.load().iter() {
         let record = &live.state.volumes[id];
         for (slot, place) in &record.slots {
-            let placement = Placement { stamp: place.stamp, copies: place.copies.clone() };
+            let placement = Placement { stamp: place.stamp, copies: place.copies.clone(), incoming: None };
             for region in (0..pool.regions_per_slot()).map(RegionIndex) {
-                if is_dirty(pool, &placement.copies, region) {
-                    found.push(dirty(pool, volume, *slot, region, placement.clone()));
+                let reach = pool.reach(&placement, region);
+                if is_dirty(&reach, region) {
+                    let region = pool.region(volume.id, *slot, region, volume.checksums);
+                    let (volume, placement) = (volume.clone(), placement.clone());
+                    found.push(Dirty { volume, region, placement, reach });
                 }
             }
         }
@@ -80,30 +108,18 @@ fn dirty_regions(pool: &Arc<Shared>) -> Vec<Dirty> {
     found
 }
 
-fn dirty(
-    pool: &Shared,
-    volume: &Arc<PoolVolume>,
-    slot: SlotIndex,
-    region: RegionIndex,
-    placement: Placement,
-) -> Dirty {
-    let region = pool.region(volume.id, slot, region, volume.checksums);
-    Dirty { volume: volume.clone(), region, placement }
-}
-
-fn is_dirty(pool: &Shared, copies: &Copies, region: RegionIndex) -> bool {
-    copies.iter().any(|copy| {
-        let member = pool.member(copy.member);
+fn is_dirty(reach: &Reach, region: RegionIndex) -> bool {
+    reach.copies.iter().any(|Reached { copy, member }| {
         let number = member.layout.region_number(copy.extent, region);
-        member.usable(copies.len()).is_some() && member.dirty.is_marked(Plane::Dirty, number)
+        member.dirty.is_marked(Plane::Dirty, number)
     })
 }
 
 async fn flush_members(core: &Core, pool: &Shared) -> Result<(), PoolError> {
-    for member in pool.members.values() {
+    for member in &pool.all_members() {
         let Some(disk) = &member.disk else { continue };
-        match disk.flush(core).await {
-            Err(errno) if member.is_in_sync() => give_up(pool, member.id, errno).await?,
+        match disk.flush(core, Patience::Opening).await {
+            Err(errno) if member.is_in_sync() => give_up(pool, member, errno).await?,
             // Of a drive out of sync only slots without another copy are used: those who write them hear of it.
             Ok(()) | Err(_) => {}
         }
@@ -111,53 +127,66 @@ async fn flush_members(core: &Core, pool: &Shared) -> Result<(), PoolError> {
     Ok(())
 }
 
-async fn settle_region(core: &Core, dirty: &Dirty) -> Result<(), PoolError> {
-    let Dirty { volume, region, placement } = dirty;
-    let stored = stored_by_copy(volume, core, region, placement).await;
+/// Makes the copies of a region equal. Gives the region block that is to be saved on all of them; None if it cannot be
+/// told what was written.
+async fn settle_region(core: &Core, dirty: &Dirty) -> Result<Option<RegionBlock>, PoolError> {
+    let Dirty { volume, region, placement, reach } = dirty;
+    let stored = stored_by_copy(volume, core, region, placement, reach).await;
     if stored.iter().all(Option::is_none) {
         // No copy says what was written: the region stays unloaded, and reading it is an error, not zeros.
-        return Ok(());
+        return Ok(None);
     }
-    let newest = stored.iter().flatten().flatten().max_by_key(|block| block.version).cloned();
+    let stored: Vec<Option<RegionBlock>> =
+        stored.into_iter().map(|places| places.and_then(|places| places.newest)).collect();
+    let newest = stored.iter().flatten().max_by_key(|block| block.version).cloned();
     // Nothing was ever saved about this region: no flush promised anything, all of it reads as zeros.
-    let Some(mut block) = newest else {
-        region.state().fill(Some(placement.clone()), None);
-        return Ok(());
-    };
+    // What a torn block may look like later, or a copy that is not here may have saved, is older than this.
+    let Some(mut block) = newest else { return Ok(Some(first_block(volume))) };
     let source = stored
         .iter()
-        .position(|s| s.as_ref().and_then(Option::as_ref).is_some_and(|b| b.version == block.version))
+        .position(|s| s.as_ref().is_some_and(|b| b.version == block.version))
         .expect("the newest block came from some copy");
     bring_up(core, dirty, &stored, &block).await?;
-    let order = source_first(volume, placement, source);
+    let order = source_first(reach, source);
     for first in (0..volume.pool.region_blocks()).step_by(index(STEP)) {
-        let blocks = first..(first + STEP).min(volume.pool.region_blocks());
-        if block.written.any(index(blocks.start)..index(blocks.end)) {
+        let step = first..(first + STEP).min(volume.pool.region_blocks());
+        if let Some(blocks) = span_written(&block, step) {
             settle_blocks(core, dirty, &order, &blocks, &mut block).await?;
         }
     }
     block.version += 1;
-    save(core, dirty, &order, &block).await?;
-    region.state().fill(Some(placement.clone()), Some(block));
-    Ok(())
+    Ok(Some(block))
 }
 
-fn source_first(volume: &PoolVolume, placement: &Placement, source: usize) -> Vec<Copy> {
-    let usable = |c: &Copy| volume.pool.member(c.member).usable(placement.copies.len()).is_some();
-    let source = placement.copies[source];
-    let others = placement.copies.iter().copied().filter(|c| *c != source);
-    std::iter::once(source).chain(others).filter(usable).collect()
+/// From the first to the last written one of some blocks.
+fn span_written(block: &RegionBlock, blocks: Range<u32>) -> Option<Range<u32>> {
+    let is_written = |number: &u32| block.written.get(index(*number));
+    let first = blocks.clone().find(is_written)?;
+    let last = blocks.rev().find(is_written)?;
+    Some(first..last + 1)
+}
+
+/// Nothing is written.
+fn first_block(volume: &PoolVolume) -> RegionBlock {
+    let blocks = index(volume.pool.region_blocks());
+    let sums = volume.checksums.then(|| vec![0; blocks].into_boxed_slice());
+    RegionBlock { version: 1, written: Bitmap::new(blocks), sums, lost: None }
+}
+
+fn source_first(reach: &Reach, source: usize) -> Vec<Reached> {
+    let others = reach.copies.iter().enumerate().filter(|(index, _)| *index != source);
+    std::iter::once(&reach.copies[source]).chain(others.map(|(_, reached)| reached)).cloned().collect()
 }
 
 /// Reads some blocks from every copy, chooses the right bytes of each, and writes them where a copy differs.
 async fn settle_blocks(
     core: &Core,
     dirty: &Dirty,
-    order: &[Copy],
+    order: &[Reached],
     blocks: &Range<u32>,
     block: &mut RegionBlock,
 ) -> Result<(), PoolError> {
-    let reads = order.iter().map(|copy| read_copy(core, dirty, *copy, blocks));
+    let reads = order.iter().map(|reached| read_copy(core, dirty, reached, blocks));
     let found: Vec<Option<Buf>> = join_all(reads).await;
     let mut chosen = core.buffers().take(blocks.len() * BLOCK_LEN);
     chosen.as_mut_slice().fill(0);
@@ -182,8 +211,9 @@ async fn settle_blocks(
         }
     }
     let chosen = chosen.freeze();
-    for (copy, bytes) in order.iter().zip(&found) {
-        write_differences(core, dirty, *copy, blocks, (bytes.as_ref(), &chosen, &unreadable), block).await?;
+    for (reached, bytes) in order.iter().zip(&found) {
+        write_differences(core, dirty, reached, blocks, (bytes.as_ref(), &chosen, &unreadable), block)
+            .await?;
     }
     Ok(())
 }
@@ -200,14 +230,15 @@ fn choose<'a>(
     matching.or_else(|| readable().next())
 }
 
-async fn read_copy(core: &Core, dirty: &Dirty, copy: Copy, blocks: &Range<u32>) -> Option<Buf> {
-    let member = dirty.volume.pool.member(copy.member);
-    let disk = member.usable(dirty.placement.copies.len())?;
+async fn read_copy(core: &Core, dirty: &Dirty, reached: &Reached, blocks: &Range<u32>) -> Option<Buf> {
+    let Reached { copy, member } = reached;
     let within = ByteLen(u64::from(blocks.start) * BLOCK);
     let offset = dirty.volume.offset_in_extent(dirty.region.key.region, within);
     let whole = core.buffers().take(blocks.len() * BLOCK_LEN);
     // A copy that cannot be read here is rewritten from another one, as far as another one can be read.
-    disk.read(core, member.layout.data(copy.extent, offset), whole)
+    reached
+        .disk()
+        .read(core, member.layout.data(copy.extent, offset), whole, Patience::Opening)
         .await
         .ok()
         .map(crate::io::buf::BufMut::freeze)
@@ -216,52 +247,55 @@ async fn read_copy(core: &Core, dirty: &Dirty, copy: Copy, blocks: &Range<u32>) 
 async fn write_differences(
     core: &Core,
     dirty: &Dirty,
-    copy: Copy,
+    reached: &Reached,
     blocks: &Range<u32>,
     (found, chosen, unreadable): (Option<&Buf>, &Buf, &Bitmap),
     block: &RegionBlock,
 ) -> Result<(), PoolError> {
-    let member = dirty.volume.pool.member(copy.member);
-    let Some(disk) = member.usable(dirty.placement.copies.len()) else { return Ok(()) };
+    let Reached { copy, member } = reached;
     for (at, number) in blocks.clone().enumerate() {
         let range = at * BLOCK_LEN..(at + 1) * BLOCK_LEN;
         let wanted = block.written.get(index(number)) && !unreadable.get(at);
-        let same = found.is_some_and(|f| f.as_slice()[range.clone()] == chosen.as_slice()[range.clone()]);
-        if !wanted || same {
+        // After a failed flush, what can be read may be gone with the next power cut, and a later flush is no proof: it
+        // is written again. A member that has another copy beside it left when its flush failed.
+        let doubtful = !member.is_in_sync() || dirty.placement.copies.len() == 1;
+        let same = !doubtful
+            && found.is_some_and(|f| f.as_slice()[range.clone()] == chosen.as_slice()[range.clone()]);
+        if !wanted || same || is_planted(core, Planted::SettleOnlyReads) {
             continue;
         }
         let within = ByteLen(u64::from(number) * BLOCK);
         let at =
             member.layout.data(copy.extent, dirty.volume.offset_in_extent(dirty.region.key.region, within));
-        if let Err(errno) = disk.write(core, at, chosen.slice(range), false).await {
-            return give_up(&dirty.volume.pool, copy.member, errno).await;
+        if let Err(errno) =
+            reached.disk().write(core, at, chosen.slice(range), false, Patience::Opening).await
+        {
+            return give_up(&dirty.volume.pool, member, errno).await;
         }
     }
     Ok(())
 }
 
-async fn save(core: &Core, dirty: &Dirty, order: &[Copy], block: &RegionBlock) -> Result<(), PoolError> {
+async fn save(core: &Core, dirty: &Dirty, block: &RegionBlock) -> Result<(), PoolError> {
     let owner = owner(&dirty.volume, &dirty.region, &dirty.placement);
-    // The blocks they describe are durable first: a written mark never leads the data.
-    flush_members(core, &dirty.volume.pool).await?;
-    for copy in order {
-        save_copy(core, dirty, *copy, &owner, block, false).await?;
+    for reached in &dirty.reach.copies {
+        save_copy(core, dirty, reached, &owner, block).await?;
     }
     Ok(())
 }
 
-/// Gives copies whose region block is older the newest one, durable. The two places of a region block are used in
-/// turn: the save that follows would go to the place where such a copy has its only good one.
+/// Gives copies whose region block is older the newest one. The two places of a region block are used in turn: the
+/// save that follows, after a flush, would go to the place where such a copy has its only good one.
 async fn bring_up(
     core: &Core,
     dirty: &Dirty,
-    stored: &[Option<Option<RegionBlock>>],
+    stored: &[Option<RegionBlock>],
     newest: &RegionBlock,
 ) -> Result<(), PoolError> {
     let owner = owner(&dirty.volume, &dirty.region, &dirty.placement);
-    for (copy, found) in dirty.placement.copies.iter().zip(stored) {
-        if !matches!(found, Some(Some(block)) if block.version == newest.version) {
-            save_copy(core, dirty, *copy, &owner, newest, true).await?;
+    for (reached, found) in dirty.reach.copies.iter().zip(stored) {
+        if !matches!(found, Some(block) if block.version == newest.version) {
+            save_copy(core, dirty, reached, &owner, newest).await?;
         }
     }
     Ok(())
@@ -270,23 +304,21 @@ async fn bring_up(
 async fn save_copy(
     core: &Core,
     dirty: &Dirty,
-    copy: Copy,
+    reached: &Reached,
     owner: &Owner,
     block: &RegionBlock,
-    durable: bool,
 ) -> Result<(), PoolError> {
-    let member = dirty.volume.pool.member(copy.member);
-    let Some(disk) = member.usable(dirty.placement.copies.len()) else { return Ok(()) };
+    let Reached { copy, member } = reached;
     let at = member.layout.region_block(copy.extent, dirty.region.key.region, block.version);
     let bytes = core.buffers().copy_of(&block.emit(owner, at)).freeze();
-    match disk.write(core, at, bytes, durable).await {
+    match reached.disk().write(core, at, bytes, false, Patience::Opening).await {
         Ok(()) => Ok(()),
-        Err(errno) => give_up(&dirty.volume.pool, copy.member, errno).await,
+        Err(errno) => give_up(&dirty.volume.pool, member, errno).await,
     }
 }
 
 /// A member that cannot be written is declared out of sync, as it would be while serving.
-async fn give_up(pool: &Shared, member: MemberId, errno: Errno) -> Result<(), PoolError> {
-    let given_up = pool.member_failed(member, format!("a write failed: {}", errno.desc())).await;
+async fn give_up(pool: &Shared, member: &Arc<Member>, errno: Errno) -> Result<(), PoolError> {
+    let given_up = pool.member_failed(member, format!("a write failed: {}", in_words(errno))).await;
     given_up.map_err(|_| PoolError::Frozen)
 }

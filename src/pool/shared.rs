@@ -1,28 +1,42 @@
 //! What all cores share of an open pool.
 
-use super::cache::RegionCache;
+use super::cache::{REGION_COST, RegionCache};
 use super::home::HomeRequest;
+use super::layout::region_size;
+use super::lost::LostBlocks;
 use super::member::Member;
+use super::moving::Moves;
+use super::open::OpenPlan;
+use super::pace::Pace;
+use super::progress::Progress;
+use super::redundancy::mirror::Copy;
 use super::region::{Placement, Region, RegionKey};
 use super::state::{FreeExtents, State};
 use super::volume::PoolVolume;
 use crate::base::units::{ByteLen, MemberId, RegionIndex, SlotIndex, VolumeId};
 use crate::block::Status;
 use crate::reactor::mailbox::Sender;
-use crate::reactor::sync::{WaitList, lock, oneshot};
+use crate::reactor::sync::{Budget, WaitList, lock, oneshot};
 use arc_swap::ArcSwap;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// The committed state, and what is derived from it.
 pub struct Live {
     pub state: State,
+    /// Without the extents that copies are being moved to.
     pub free: FreeExtents,
+    pub reserved: Vec<Copy>,
     pub epoch: u64,
     pub votes_present: usize,
 }
+
+/// Units of `Shared::background`.
+pub const BACKGROUND_UNITS: u64 = 16;
 
 /// One open pool.
 pub struct Shared {
@@ -31,7 +45,7 @@ pub struct Shared {
     pub seed: u64,
     pub extent: ByteLen,
     pub region: ByteLen,
-    pub members: BTreeMap<MemberId, Arc<Member>>,
+    pub members: ArcSwap<BTreeMap<MemberId, Arc<Member>>>,
     pub live: Mutex<Live>,
     pub cache: RegionCache,
     pub volumes: ArcSwap<BTreeMap<VolumeId, Arc<PoolVolume>>>,
@@ -46,18 +60,107 @@ pub struct Shared {
     pub clean_wanted: WaitList,
     /// No request is taken any more.
     pub closing: AtomicBool,
+    /// Woken when `closing` is set.
+    pub closed: WaitList,
+    /// Background work takes one unit while it is at it; closing takes all.
+    pub background: Budget,
+    /// Paths that members may be found at.
+    pub places: Mutex<Vec<PathBuf>>,
+    /// Woken when there is a member to bring up to date.
+    pub resync_wanted: WaitList,
+    pub resync_progress: Progress,
+    /// Woken to begin or go on with a scrub; and when one has ended.
+    pub scrub_wanted: WaitList,
+    pub scrub_changed: WaitList,
+    pub scrub_progress: Progress,
+    /// Woken when a member leaves or is given up.
+    pub rebuild_wanted: WaitList,
+    pub rebuild_progress: Progress,
+    /// How long a member may be away before its copies are made anew.
+    pub rebuild_after: Duration,
+    /// The last rebuild found too little free space.
+    pub no_room: AtomicBool,
+    pub moves: Moves,
+    pub pace: Pace,
+    pub lost: LostBlocks,
     pub home: Sender<HomeRequest>,
     #[cfg(any(test, feature = "planted-bugs"))]
     pub planted: Mutex<super::planted::Planted>,
 }
 
 impl Shared {
-    pub fn member(&self, id: MemberId) -> &Member {
-        self.members.get(&id).expect("placements name members of the pool")
+    /// A pool that was opened, before any of its tasks runs.
+    pub fn new(
+        live: Live,
+        members: BTreeMap<MemberId, Arc<Member>>,
+        plan: &OpenPlan,
+        home: Sender<HomeRequest>,
+    ) -> Shared {
+        let (seed, _) = live.state.pool.as_u64_pair();
+        let extent = live.state.extent;
+        Shared {
+            uuid: live.state.pool,
+            seed,
+            extent,
+            region: region_size(extent),
+            members: ArcSwap::from_pointee(members),
+            live: live.into(),
+            cache: RegionCache::new(usize::try_from(plan.cache.0 / REGION_COST).unwrap_or(usize::MAX)),
+            volumes: Default::default(),
+            membership: 0.into(),
+            dirty_regions: 0.into(),
+            cleaned: Default::default(),
+            clean_now: false.into(),
+            clean_wanted: Default::default(),
+            closing: false.into(),
+            closed: Default::default(),
+            background: Budget::new(BACKGROUND_UNITS),
+            places: Mutex::new(plan.disks.clone()),
+            resync_wanted: Default::default(),
+            resync_progress: Default::default(),
+            scrub_wanted: Default::default(),
+            scrub_changed: Default::default(),
+            scrub_progress: Default::default(),
+            rebuild_wanted: Default::default(),
+            rebuild_progress: Default::default(),
+            rebuild_after: plan.rebuild_after,
+            no_room: false.into(),
+            moves: Default::default(),
+            pace: Default::default(),
+            lost: Default::default(),
+            home,
+            #[cfg(any(test, feature = "planted-bugs"))]
+            planted: Default::default(),
+        }
+    }
+
+    pub fn member(&self, id: MemberId) -> Arc<Member> {
+        self.members.load().get(&id).expect("placements name members of the pool").clone()
+    }
+
+    /// All members as they are now, by number.
+    pub fn all_members(&self) -> Vec<Arc<Member>> {
+        self.members.load().values().cloned().collect()
+    }
+
+    pub fn members_in_sync(&self) -> Vec<Arc<Member>> {
+        self.members.load().values().filter(|m| m.is_in_sync()).cloned().collect()
     }
 
     pub fn membership(&self) -> u64 {
         self.membership.load(Ordering::Acquire)
+    }
+
+    /// Puts a member in the place of an earlier one.
+    pub fn replace(&self, member: Arc<Member>) {
+        let mut members = (*self.members.load_full()).clone();
+        members.insert(member.id, member);
+        self.members.store(Arc::new(members));
+        self.membership.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
     }
 
     /// Blocks of one region.
@@ -81,11 +184,18 @@ impl Shared {
         self.cache.find(key, || Region::new(key, self.region_blocks(), checksums))
     }
 
+    /// Where a region's slot lies now, and whether it is written on a new copy too.
+    pub fn placement_of(&self, key: &RegionKey) -> Option<Placement> {
+        let mut placement = self.placement(key.volume, key.slot)?;
+        placement.incoming = self.moves.incoming(key.volume, key.slot, key.region);
+        Some(placement)
+    }
+
     /// Where a slot lies now.
     pub fn placement(&self, volume: VolumeId, slot: SlotIndex) -> Option<Placement> {
         let live = lock(&self.live);
         let record = live.state.volumes.get(&volume)?.slots.get(&slot)?;
-        Some(Placement { stamp: record.stamp, copies: record.copies.clone() })
+        Some(Placement { stamp: record.stamp, copies: record.copies.clone(), incoming: None })
     }
 
     /// Asks the home core to place a slot; an answer that exists already is given again.
@@ -103,10 +213,18 @@ impl Shared {
     }
 
     /// Declares a member's copies out of sync. When this returns, that is committed: the next crash will not
-    /// bring its old bytes back.
-    pub async fn member_failed(&self, member: MemberId, reason: String) -> Result<(), Status> {
+    /// bring its old bytes back. Nothing happens to a member that was replaced since by one that came back.
+    pub async fn member_failed(&self, member: &Arc<Member>, reason: String) -> Result<(), Status> {
         let (answer, asked) = oneshot();
-        self.ask(HomeRequest::MemberFailed { member, reason, answer })?;
+        self.ask(HomeRequest::MemberFailed { member: member.clone(), reason, answer })?;
+        asked.await.unwrap_or(Err(Status::ShuttingDown))
+    }
+
+    /// Puts so many commits between what was made durable before and what comes after that an image of a member from
+    /// before cannot pass for one that lacks only what a crash cut off (`open::is_current`).
+    pub async fn part_images(&self) -> Result<(), Status> {
+        let (answer, asked) = oneshot();
+        self.ask(HomeRequest::PartImages { answer })?;
         asked.await.unwrap_or(Err(Status::ShuttingDown))
     }
 

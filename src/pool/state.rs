@@ -5,6 +5,8 @@
 
 use super::redundancy::mirror::{Copies, Copy};
 use super::redundancy::stripe::Segment;
+use super::verdict::Findings;
+use crate::base::limits::LINEAGE_MAX;
 use crate::base::units::{ByteLen, ExtentIndex, MemberId, SlotIndex, VolumeId};
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -14,12 +16,48 @@ use uuid::Uuid;
 pub enum MemberState {
     /// Its copies are in sync: read and written.
     Active,
+    /// In sync, but slow or silent at the moment: read only where there is no other copy. Never committed.
+    Suspect,
     /// It was not there, or vanished; its copies may have missed writes since.
     Missing,
-    /// It is there, but its copies missed writes: not read, not written.
+    /// It is there, but its copies missed writes.
     Stale,
-    /// It failed a write, a flush, or a metadata commit.
+    /// What its copies missed is being brought to it; regions that have it are read and written.
+    Resyncing,
+    /// It is out of sync and given up: its copies are being made anew on other members.
+    Rebuilding,
+    /// It failed a write, a flush, or a metadata commit, or did not answer in time.
     Faulted,
+    /// It is no part of the pool any more: nothing lies on it.
+    Removed,
+}
+
+/// Orders copies that are out of sync by how much they hold: by the commit that took their member out of sync, since a
+/// slot is written only while a copy of the highest rank is there. Members that left together differ only if one of
+/// them came back and served without the others: that raises `kept`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
+pub struct Rank {
+    pub left: u64,
+    pub kept: u64,
+}
+
+impl Rank {
+    /// Of a member in sync: above all others.
+    pub const IN_SYNC: Rank = Rank { left: u64::MAX, kept: u64::MAX };
+}
+
+/// How and when a member left the ones in sync; meaningless while it is active.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Absence {
+    pub rank: Rank,
+    /// The epoch of the commit that `rank.left` names.
+    pub epoch: u64,
+    /// What it missed is not known from the others' missed bits: everything is copied.
+    pub whole: bool,
+    /// Somebody said that it will not come back.
+    pub dead: bool,
+    /// Wall clock, nanoseconds: for people, and for the delay before its copies are made anew.
+    pub since_wall_ns: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,6 +66,7 @@ pub struct MemberRecord {
     pub size: ByteLen,
     pub extents: u32,
     pub state: MemberState,
+    pub absence: Absence,
     /// The name it was last known by, for messages about a drive that is not there.
     pub name: String,
 }
@@ -53,6 +92,58 @@ pub struct SlotRecord {
     pub copies: Copies,
 }
 
+/// What is known of scrubs.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Scrubs {
+    /// When the pool was made; wall clock, nanoseconds, like the others.
+    pub since_wall_ns: u64,
+    /// Seconds from the end of one scrub to the next that nobody asks for; zero: never.
+    pub every_s: u32,
+    /// The one that goes on.
+    pub current: Option<ScrubRun>,
+    /// The last one that went through to its end.
+    pub last: Option<ScrubRun>,
+}
+
+/// One scrub.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ScrubRun {
+    pub began_wall_ns: u64,
+    /// Zero while it goes on.
+    pub ended_wall_ns: u64,
+    /// Where it goes on after a restart.
+    pub next: ScrubPlace,
+    pub found: Findings,
+}
+
+/// A place in the map of a pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ScrubPlace {
+    pub volume: VolumeId,
+    pub slot: SlotIndex,
+}
+
+impl Scrubs {
+    /// When the next one begins by itself.
+    pub fn due_wall_ns(&self) -> Option<u64> {
+        let since = self.last.as_ref().map_or(self.since_wall_ns, |last| last.ended_wall_ns);
+        (self.every_s > 0).then(|| since.saturating_add(u64::from(self.every_s) * 1_000_000_000))
+    }
+
+    pub fn is_due(&self, wall_ns: u64) -> bool {
+        self.due_wall_ns().is_some_and(|due| wall_ns >= due)
+    }
+}
+
+/// One opening of the pool. Together they are its lineage: what one history has and another has not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Opening {
+    /// Drawn at random by the opening, so that two openings from the same state differ. Never zero.
+    pub mark: u64,
+    /// Its first commit.
+    pub sequence: u64,
+}
+
 /// Everything a pool knows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct State {
@@ -65,6 +156,9 @@ pub struct State {
     pub clean: bool,
     /// Somebody opened the pool without a majority, by order.
     pub forced: bool,
+    /// The openings so far, oldest first; the oldest are forgotten.
+    pub lineage: Vec<Opening>,
+    pub scrubs: Scrubs,
     pub members: BTreeMap<MemberId, MemberRecord>,
     pub volumes: BTreeMap<VolumeId, VolumeRecord>,
     pub next_volume: u32,
@@ -73,16 +167,56 @@ pub struct State {
 /// One change of a pool's state.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Change {
-    Opened { forced: bool },
+    Opened {
+        forced: bool,
+        /// Zero in the commits that only confirm an opening.
+        mark: u64,
+    },
     Closed,
-    MemberState { member: MemberId, state: MemberState },
-    MemberNamed { member: MemberId, name: String },
-    VolumeCreated { id: VolumeId, volume: VolumeRecord },
-    VolumeGrown { id: VolumeId, size: ByteLen, segments: Vec<Segment> },
-    VolumeRenamed { id: VolumeId, name: String },
-    VolumeDestroyed { id: VolumeId },
-    SlotAllocated { id: VolumeId, slot: SlotIndex, copies: Copies },
-    SlotFreed { id: VolumeId, slot: SlotIndex },
+    MemberState {
+        member: MemberId,
+        state: MemberState,
+        absence: Absence,
+    },
+    MemberNamed {
+        member: MemberId,
+        name: String,
+    },
+    VolumeCreated {
+        id: VolumeId,
+        volume: VolumeRecord,
+    },
+    VolumeGrown {
+        id: VolumeId,
+        size: ByteLen,
+        segments: Vec<Segment>,
+    },
+    VolumeRenamed {
+        id: VolumeId,
+        name: String,
+    },
+    VolumeDestroyed {
+        id: VolumeId,
+    },
+    SlotAllocated {
+        id: VolumeId,
+        slot: SlotIndex,
+        copies: Copies,
+    },
+    SlotFreed {
+        id: VolumeId,
+        slot: SlotIndex,
+    },
+    /// A scrub began, came further or ended, or the interval was changed.
+    Scrubbed {
+        scrubs: Scrubs,
+    },
+    /// A slot's copies lie elsewhere now; its stamp stays.
+    SlotMoved {
+        id: VolumeId,
+        slot: SlotIndex,
+        copies: Copies,
+    },
 }
 
 /// A record of the log that does not fit the state before it: the log is not one history.
@@ -94,12 +228,24 @@ impl State {
     /// Applies a change that the commit with this sequence number carries.
     pub fn apply(&mut self, sequence: u64, change: &Change) -> Result<(), Contradiction> {
         match change {
-            Change::Opened { forced } => {
+            Change::Opened { forced, mark } => {
                 self.clean = false;
                 self.forced |= *forced;
+                if *mark != 0 {
+                    if self.lineage.last().is_some_and(|last| last.sequence >= sequence) {
+                        return Err(Contradiction);
+                    }
+                    let known = self.lineage.len().saturating_sub(LINEAGE_MAX - 1);
+                    self.lineage.drain(..known);
+                    self.lineage.push(Opening { mark: *mark, sequence });
+                }
             }
             Change::Closed => self.clean = true,
-            Change::MemberState { member, state } => self.member_mut(*member)?.state = *state,
+            Change::MemberState { member, state, absence } => {
+                let record = self.member_mut(*member)?;
+                record.state = *state;
+                record.absence = *absence;
+            }
             Change::MemberNamed { member, name } => self.member_mut(*member)?.name.clone_from(name),
             Change::VolumeCreated { id, volume } => {
                 if id.0 < self.next_volume || self.volume_named(&volume.name).is_some() {
@@ -118,10 +264,7 @@ impl State {
                 self.volumes.remove(id).ok_or(Contradiction)?;
             }
             Change::SlotAllocated { id, slot, copies } => {
-                let known = |c: &Copy| self.members.get(&c.member).is_some_and(|m| c.extent.0 < m.extents);
-                if copies.is_empty() || !copies.iter().all(known) {
-                    return Err(Contradiction);
-                }
+                self.check_copies(copies)?;
                 let record = SlotRecord { stamp: sequence, copies: copies.clone() };
                 match self.volume_mut(*id)?.slots.insert(*slot, record) {
                     None => {}
@@ -130,6 +273,12 @@ impl State {
             }
             Change::SlotFreed { id, slot } => {
                 self.volume_mut(*id)?.slots.remove(slot).ok_or(Contradiction)?;
+            }
+            Change::Scrubbed { scrubs } => self.scrubs.clone_from(scrubs),
+            Change::SlotMoved { id, slot, copies } => {
+                self.check_copies(copies)?;
+                let record = self.volume_mut(*id)?.slots.get_mut(slot).ok_or(Contradiction)?;
+                record.copies.clone_from(copies);
             }
         }
         Ok(())
@@ -148,6 +297,11 @@ impl State {
         self.volumes.iter().flat_map(|(id, volume)| {
             volume.slots.iter().flat_map(|(slot, record)| record.copies.iter().map(|c| (*c, *id, *slot)))
         })
+    }
+
+    fn check_copies(&self, copies: &Copies) -> Result<(), Contradiction> {
+        let known = |c: &Copy| self.members.get(&c.member).is_some_and(|m| c.extent.0 < m.extents);
+        if copies.is_empty() || !copies.iter().all(known) { Err(Contradiction) } else { Ok(()) }
     }
 
     fn member_mut(&mut self, member: MemberId) -> Result<&mut MemberRecord, Contradiction> {

@@ -2,11 +2,15 @@
 
 use super::redundancy::mirror::{Copies, Copy};
 use super::redundancy::stripe::Segment;
-use super::state::{Change, MemberRecord, MemberState, SlotRecord, State, VolumeRecord};
+use super::state::{
+    Absence, Change, MemberRecord, MemberState, Opening, Rank, ScrubPlace, ScrubRun, Scrubs, SlotRecord,
+    State, VolumeRecord,
+};
+use super::verdict::Findings;
 use crate::base::codec::{Malformed, Reader, Writer};
 use crate::base::limits::{
-    COLUMNS_MAX, COPIES_MAX, EXTENT_MAX, EXTENT_MIN, MEMBERS_MAX, NAME_MAX, STRIPE_UNIT_MAX, STRIPE_UNIT_MIN,
-    VOLUME_SIZE_MAX, VOLUMES_MAX,
+    COLUMNS_MAX, COPIES_MAX, EXTENT_MAX, EXTENT_MIN, LINEAGE_MAX, MEMBERS_MAX, NAME_MAX, STRIPE_UNIT_MAX,
+    STRIPE_UNIT_MIN, VOLUME_SIZE_MAX, VOLUMES_MAX,
 };
 use crate::base::units::{ByteLen, ExtentIndex, MemberId, SlotIndex, VolumeId};
 use std::collections::BTreeMap;
@@ -21,10 +25,16 @@ pub fn emit_state(state: &State) -> Vec<u8> {
     let mut w = Writer::new();
     w.uuid(state.pool).string(&state.name).u64(state.extent.0).u8(state.copies);
     w.bool(state.clean).bool(state.forced).u32(state.next_volume);
+    w.u32(count(state.lineage.len()));
+    for opening in &state.lineage {
+        w.u64(opening.mark).u64(opening.sequence);
+    }
+    emit_scrubs(&mut w, &state.scrubs);
     w.u32(count(state.members.len()));
     for (id, member) in &state.members {
         w.u16(id.0).uuid(member.uuid).u64(member.size.0).u32(member.extents);
-        w.u8(emit_member_state(member.state)).string(&member.name);
+        emit_standing(&mut w, member.state, &member.absence);
+        w.string(&member.name);
     }
     w.u32(count(state.volumes.len()));
     for (id, volume) in &state.volumes {
@@ -44,6 +54,8 @@ pub fn parse_state(bytes: &[u8]) -> Result<State, Malformed> {
         clean: r.bool()?,
         forced: r.bool()?,
         next_volume: r.u32()?,
+        lineage: parse_lineage(&mut r)?,
+        scrubs: parse_scrubs(&mut r)?,
         members: BTreeMap::new(),
         volumes: BTreeMap::new(),
     };
@@ -51,13 +63,10 @@ pub fn parse_state(bytes: &[u8]) -> Result<State, Malformed> {
     require(extent_ok && copies_ok(state.copies))?;
     for _ in 0..bounded(r.u32()?, MEMBERS_MAX)? {
         let id = MemberId(r.u16()?);
-        let member = MemberRecord {
-            uuid: r.uuid()?,
-            size: ByteLen(r.u64()?),
-            extents: r.u32()?,
-            state: parse_member_state(r.u8()?)?,
-            name: r.string(MEMBER_NAME_MAX)?,
-        };
+        let (uuid, size, extents) = (r.uuid()?, ByteLen(r.u64()?), r.u32()?);
+        let (standing, absence) = parse_standing(&mut r)?;
+        let member =
+            MemberRecord { uuid, size, extents, state: standing, absence, name: r.string(MEMBER_NAME_MAX)? };
         require(state.members.insert(id, member).is_none())?;
     }
     for _ in 0..bounded(r.u32()?, VOLUMES_MAX)? {
@@ -67,6 +76,17 @@ pub fn parse_state(bytes: &[u8]) -> Result<State, Malformed> {
     }
     r.finish()?;
     Ok(state)
+}
+
+fn parse_lineage(r: &mut Reader) -> Result<Vec<Opening>, Malformed> {
+    let mut lineage: Vec<Opening> = Vec::new();
+    for _ in 0..bounded(r.u32()?, LINEAGE_MAX)? {
+        let opening = Opening { mark: r.u64()?, sequence: r.u64()? };
+        let later = lineage.last().is_none_or(|last| last.sequence < opening.sequence);
+        require(opening.mark != 0 && later)?;
+        lineage.push(opening);
+    }
+    Ok(lineage)
 }
 
 pub fn emit_changes(changes: &[Change]) -> Vec<u8> {
@@ -91,9 +111,13 @@ pub fn parse_changes(bytes: &[u8]) -> Result<Vec<Change>, Malformed> {
 
 fn emit_change(w: &mut Writer, change: &Change) {
     match change {
-        Change::Opened { forced } => w.u8(1).bool(*forced),
+        Change::Opened { forced, mark } => w.u8(1).bool(*forced).u64(*mark),
         Change::Closed => w.u8(2),
-        Change::MemberState { member, state } => w.u8(3).u16(member.0).u8(emit_member_state(*state)),
+        Change::MemberState { member, state, absence } => {
+            w.u8(3).u16(member.0);
+            emit_standing(w, *state, absence);
+            w
+        }
         Change::MemberNamed { member, name } => w.u8(4).u16(member.0).string(name),
         Change::VolumeCreated { id, volume } => {
             w.u8(5).u32(id.0);
@@ -113,14 +137,28 @@ fn emit_change(w: &mut Writer, change: &Change) {
             w
         }
         Change::SlotFreed { id, slot } => w.u8(10).u32(id.0).u32(slot.0),
+        Change::SlotMoved { id, slot, copies } => {
+            w.u8(11).u32(id.0).u32(slot.0);
+            emit_copies(w, copies);
+            w
+        }
+        Change::Scrubbed { scrubs } => {
+            w.u8(12);
+            emit_scrubs(w, scrubs);
+            w
+        }
     };
 }
 
 fn parse_change(r: &mut Reader) -> Result<Change, Malformed> {
     Ok(match r.u8()? {
-        1 => Change::Opened { forced: r.bool()? },
+        1 => Change::Opened { forced: r.bool()?, mark: r.u64()? },
         2 => Change::Closed,
-        3 => Change::MemberState { member: MemberId(r.u16()?), state: parse_member_state(r.u8()?)? },
+        3 => {
+            let member = MemberId(r.u16()?);
+            let (state, absence) = parse_standing(r)?;
+            Change::MemberState { member, state, absence }
+        }
         4 => Change::MemberNamed { member: MemberId(r.u16()?), name: r.string(MEMBER_NAME_MAX)? },
         5 => Change::VolumeCreated { id: VolumeId(r.u32()?), volume: parse_volume(r)? },
         6 => {
@@ -134,7 +172,48 @@ fn parse_change(r: &mut Reader) -> Result<Change, Malformed> {
             copies: parse_copies(r)?,
         },
         10 => Change::SlotFreed { id: VolumeId(r.u32()?), slot: SlotIndex(r.u32()?) },
+        11 => {
+            Change::SlotMoved { id: VolumeId(r.u32()?), slot: SlotIndex(r.u32()?), copies: parse_copies(r)? }
+        }
+        12 => Change::Scrubbed { scrubs: parse_scrubs(r)? },
         _ => return Err(Malformed),
+    })
+}
+
+fn emit_scrubs(w: &mut Writer, scrubs: &Scrubs) {
+    w.u64(scrubs.since_wall_ns).u32(scrubs.every_s);
+    for run in [&scrubs.current, &scrubs.last] {
+        w.bool(run.is_some());
+        if let Some(run) = run {
+            w.u64(run.began_wall_ns).u64(run.ended_wall_ns).u32(run.next.volume.0).u32(run.next.slot.0);
+            let Findings { blocks, different, mismatched, unreadable, repaired, unrepaired, lost } =
+                run.found;
+            w.u64(blocks).u64(different).u64(mismatched).u64(unreadable);
+            w.u64(repaired).u64(unrepaired).u64(lost);
+        }
+    }
+}
+
+fn parse_scrubs(r: &mut Reader) -> Result<Scrubs, Malformed> {
+    let (since_wall_ns, every_s) = (r.u64()?, r.u32()?);
+    let run = |r: &mut Reader| if r.bool()? { parse_scrub_run(r).map(Some) } else { Ok(None) };
+    Ok(Scrubs { since_wall_ns, every_s, current: run(r)?, last: run(r)? })
+}
+
+fn parse_scrub_run(r: &mut Reader) -> Result<ScrubRun, Malformed> {
+    Ok(ScrubRun {
+        began_wall_ns: r.u64()?,
+        ended_wall_ns: r.u64()?,
+        next: ScrubPlace { volume: VolumeId(r.u32()?), slot: SlotIndex(r.u32()?) },
+        found: Findings {
+            blocks: r.u64()?,
+            different: r.u64()?,
+            mismatched: r.u64()?,
+            unreadable: r.u64()?,
+            repaired: r.u64()?,
+            unrepaired: r.u64()?,
+            lost: r.u64()?,
+        },
     })
 }
 
@@ -211,12 +290,28 @@ fn parse_copies(r: &mut Reader) -> Result<Copies, Malformed> {
     Ok(copies)
 }
 
+fn emit_standing(w: &mut Writer, state: MemberState, absence: &Absence) {
+    w.u8(emit_member_state(state)).u64(absence.rank.left).u64(absence.rank.kept).u64(absence.epoch);
+    w.bool(absence.whole).bool(absence.dead).u64(absence.since_wall_ns);
+}
+
+fn parse_standing(r: &mut Reader) -> Result<(MemberState, Absence), Malformed> {
+    let state = parse_member_state(r.u8()?)?;
+    let rank = Rank { left: r.u64()?, kept: r.u64()? };
+    let (epoch, whole, dead) = (r.u64()?, r.bool()?, r.bool()?);
+    Ok((state, Absence { rank, epoch, whole, dead, since_wall_ns: r.u64()? }))
+}
+
 fn emit_member_state(state: MemberState) -> u8 {
     match state {
-        MemberState::Active => 1,
+        // A member under suspicion is in sync; suspicion does not outlive the process.
+        MemberState::Active | MemberState::Suspect => 1,
         MemberState::Missing => 2,
         MemberState::Stale => 3,
         MemberState::Faulted => 4,
+        MemberState::Resyncing => 5,
+        MemberState::Rebuilding => 6,
+        MemberState::Removed => 7,
     }
 }
 
@@ -226,6 +321,9 @@ fn parse_member_state(byte: u8) -> Result<MemberState, Malformed> {
         2 => MemberState::Missing,
         3 => MemberState::Stale,
         4 => MemberState::Faulted,
+        5 => MemberState::Resyncing,
+        6 => MemberState::Rebuilding,
+        7 => MemberState::Removed,
         _ => return Err(Malformed),
     })
 }
@@ -268,6 +366,13 @@ mod tests {
     use super::*;
     use uuid::Uuid;
 
+    fn scrubs() -> Scrubs {
+        let found = Findings { blocks: 9, repaired: 2, lost: 1, ..Findings::default() };
+        let next = ScrubPlace { volume: VolumeId(3), slot: SlotIndex(4) };
+        let run = ScrubRun { began_wall_ns: 5, ended_wall_ns: 6, next, found };
+        Scrubs { since_wall_ns: 4, every_s: 7, current: None, last: Some(run) }
+    }
+
     fn sample() -> State {
         let copies: Copies =
             [0u16, 2].iter().map(|m| Copy { member: MemberId(*m), extent: ExtentIndex(7) }).collect();
@@ -286,6 +391,7 @@ mod tests {
             size: ByteLen(1 << 30),
             extents: 900,
             state: MemberState::Active,
+            absence: Absence::default(),
             name: format!("drive-{n}"),
         };
         State {
@@ -295,6 +401,8 @@ mod tests {
             copies: 2,
             clean: false,
             forced: false,
+            lineage: vec![Opening { mark: 6, sequence: 2 }, Opening { mark: 7, sequence: 9 }],
+            scrubs: scrubs(),
             members: (0..3).map(|i| (MemberId(i), member(u128::from(i)))).collect(),
             volumes: BTreeMap::from([(VolumeId(0), volume)]),
             next_volume: 1,
@@ -314,20 +422,67 @@ mod tests {
         let volume = state.volumes[&VolumeId(0)].clone();
         let copies = volume.slots[&SlotIndex(4)].copies.clone();
         let changes = vec![
-            Change::Opened { forced: true },
+            Change::Opened { forced: true, mark: 5 },
             Change::Closed,
-            Change::MemberState { member: MemberId(1), state: MemberState::Faulted },
+            Change::MemberState {
+                member: MemberId(1),
+                state: MemberState::Faulted,
+                absence: Absence {
+                    rank: Rank { left: 7, kept: 8 },
+                    epoch: 3,
+                    whole: true,
+                    dead: true,
+                    since_wall_ns: 9,
+                },
+            },
             Change::MemberNamed { member: MemberId(1), name: "x".to_owned() },
             Change::VolumeCreated { id: VolumeId(3), volume: volume.clone() },
             Change::VolumeGrown { id: VolumeId(3), size: ByteLen(1), segments: volume.segments },
             Change::VolumeRenamed { id: VolumeId(3), name: "y".to_owned() },
             Change::VolumeDestroyed { id: VolumeId(3) },
-            Change::SlotAllocated { id: VolumeId(3), slot: SlotIndex(0), copies },
+            Change::SlotAllocated { id: VolumeId(3), slot: SlotIndex(0), copies: copies.clone() },
+            Change::SlotMoved { id: VolumeId(3), slot: SlotIndex(0), copies },
             Change::SlotFreed { id: VolumeId(3), slot: SlotIndex(0) },
+            Change::Scrubbed { scrubs: scrubs() },
         ];
         let bytes = emit_changes(&changes);
         assert_eq!(parse_changes(&bytes), Ok(changes));
         assert!((0..bytes.len()).all(|len| parse_changes(&bytes[..len]).is_err()));
+    }
+
+    #[test]
+    fn golden_bytes_of_changes_and_of_a_state() {
+        let copies = sample().volumes[&VolumeId(0)].slots[&SlotIndex(4)].copies.clone();
+        let absence =
+            Absence { rank: Rank { left: 7, kept: 8 }, epoch: 3, whole: true, dead: false, since_wall_ns: 9 };
+        let changes = [
+            Change::Opened { forced: true, mark: 5 },
+            Change::Closed,
+            Change::MemberState { member: MemberId(1), state: MemberState::Faulted, absence },
+            Change::SlotMoved { id: VolumeId(3), slot: SlotIndex(6), copies },
+        ];
+        let golden: &[&[u8]] = &[
+            &[4, 0, 0, 0],
+            &[1, 1, 5, 0, 0, 0, 0, 0, 0, 0],
+            &[2],
+            &[3, 1, 0, 4, 7, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0],
+            &[3, 0, 0, 0, 0, 0, 0, 0, 1, 0, 9, 0, 0, 0, 0, 0, 0, 0],
+            &[11, 3, 0, 0, 0, 6, 0, 0, 0, 2, 0, 0, 7, 0, 0, 0, 2, 0, 7, 0, 0, 0],
+        ];
+        assert_eq!(emit_changes(&changes), golden.concat());
+        let bytes = emit_state(&sample());
+        let head: &[&[u8]] = &[
+            &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+            b"\x04\0tank",
+            &[0, 0, 16, 0, 0, 0, 0, 0, 2, 0, 0, 1, 0, 0, 0],
+            &[2, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0],
+            &[7, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0],
+            &[4, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 1, 5, 0, 0, 0, 0, 0, 0, 0],
+        ];
+        let head = head.concat();
+        assert_eq!(&bytes[..head.len()], head);
+        // A run of 80 bytes, three members, one volume with its id.
+        assert_eq!(bytes.len(), head.len() - 8 + 80 + 4 + 3 * (2 + 16 + 8 + 4 + 35 + 9) + 4 + 4 + 90);
     }
 
     #[test]

@@ -13,7 +13,10 @@ use uuid::Uuid;
 pub const MAGIC: [u8; 8] = *b"DRYSTONE";
 
 /// The version of everything on the member. Others are refused.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 3;
+
+/// The feature bits that this program knows: none so far. A member with others is refused.
+pub const FEATURES: u32 = 0;
 
 const LEN: usize = BLOCK as usize; // a constant of 4096
 const SUM_AT: usize = LEN - 8;
@@ -41,6 +44,16 @@ pub enum SuperblockError {
     Damaged,
     #[error("format version {0} is not known to this program")]
     Version(u32),
+    /// The bits that are not known.
+    #[error("{}", features_words(*.0))]
+    Features(u32),
+}
+
+/// Names features that are not known: by their bits, since only the program that made them has words for them.
+pub fn features_words(unknown: u32) -> String {
+    let bits: Vec<String> =
+        (0..u32::BITS).filter(|bit| unknown >> bit & 1 == 1).map(|bit| bit.to_string()).collect();
+    format!("feature {} is not known to this program", bits.join(", "))
 }
 
 impl From<Malformed> for SuperblockError {
@@ -53,7 +66,7 @@ impl Superblock {
     /// The bytes for the superblock at `at`.
     pub fn emit(&self, at: ByteOffset) -> Vec<u8> {
         let mut w = Writer::new();
-        w.bytes(&MAGIC).u32(VERSION).u32(0).u64(at.0);
+        w.bytes(&MAGIC).u32(VERSION).u32(FEATURES).u64(at.0);
         w.uuid(self.pool).uuid(self.member).u16(self.id.0);
         w.u64(self.size.0).u64(self.extent.0).u64(self.created_wall_ns).string(&self.pool_name);
         let mut bytes = w.finish();
@@ -79,7 +92,10 @@ impl Superblock {
         if version != VERSION {
             return Err(SuperblockError::Version(version));
         }
-        let (_features, own) = (r.u32()?, r.u64()?);
+        let (features, own) = (r.u32()?, r.u64()?);
+        if features & !FEATURES != 0 {
+            return Err(SuperblockError::Features(features & !FEATURES));
+        }
         if own != at.0 {
             return Err(SuperblockError::Damaged);
         }
@@ -135,10 +151,24 @@ mod tests {
         assert_eq!(bytes.len(), 4096);
         assert_eq!(Superblock::parse(&bytes, ByteOffset(0)), Ok(sample()));
         assert_eq!(&bytes[..8], b"DRYSTONE");
-        assert_eq!(&bytes[8..24], [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(&bytes[8..24], [3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes[39], 1, "pool uuid ends at 40");
         assert_eq!(&bytes[56..58], [3, 0], "member id");
         assert_eq!(&bytes[82..88], [4, 0, b't', b'a', b'n', b'k']);
+    }
+
+    #[test]
+    fn r47_unknown_versions_and_features_are_refused_by_name() {
+        let refused = |at: usize, value: u32| {
+            let mut bytes = sample().emit(ByteOffset(0));
+            bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            let sum = structure_sum(&bytes[..SUM_AT]);
+            bytes[SUM_AT..].copy_from_slice(&sum.to_le_bytes());
+            Superblock::parse(&bytes, ByteOffset(0)).unwrap_err()
+        };
+        assert_eq!(refused(8, VERSION + 1), SuperblockError::Version(VERSION + 1));
+        assert_eq!(refused(12, 0b1_0010), SuperblockError::Features(0b1_0010));
+        assert_eq!(refused(12, 0b1_0010).to_string(), "feature 1, 4 is not known to this program");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A volume of a pool: requests cut into fragments, each done under its region's guard.
 
+use super::planted::{Planted, is_planted};
 use super::redundancy::stripe::{Fragment, Geometry};
 use super::region::{Region, RegionKey};
 use super::shared::Shared;
@@ -11,6 +12,7 @@ use crate::base::units::{ByteLen, RegionIndex, Span, VolumeId};
 use crate::block::{self, Payload, Status, WriteFlags};
 use crate::disk::Rounds;
 use crate::io::buf::Buf;
+use crate::io::time::Instant;
 use crate::reactor::Core;
 use crate::reactor::sync::{Budget, WaitList, lock};
 use arc_swap::ArcSwap;
@@ -60,6 +62,23 @@ impl Drop for Entered<'_> {
     }
 }
 
+/// A client's request whose time counts for the pace of background work, while there is any.
+struct Measured<'a>(Option<(&'a Shared, &'a Core, Instant)>);
+
+impl<'a> Measured<'a> {
+    fn begin(pool: &'a Shared, core: &'a Core) -> Measured<'a> {
+        Measured(pool.pace.is_on().then(|| (pool, core, core.now())))
+    }
+}
+
+impl Drop for Measured<'_> {
+    fn drop(&mut self) {
+        if let Some((pool, core, begun)) = self.0 {
+            pool.pace.note_request(core.now().since(begun));
+        }
+    }
+}
+
 impl PoolVolume {
     pub fn new(pool: Arc<Shared>, id: VolumeId, record: &VolumeRecord) -> PoolVolume {
         let shape = shape_of(&pool, record);
@@ -86,7 +105,8 @@ impl PoolVolume {
 
     pub fn geometry(&self) -> block::Geometry {
         let shape = self.shape.load();
-        let disks = self.pool.members.values().filter_map(|m| m.disk.as_ref());
+        let members = self.pool.members.load();
+        let disks = members.values().filter_map(|m| m.disk.as_ref());
         block::Geometry {
             size: shape.size,
             block: u32::try_from(BLOCK).expect("4096"),
@@ -98,6 +118,7 @@ impl PoolVolume {
     /// The bytes of a span, which lies within the volume.
     pub async fn read(&self, core: &Core, span: Span) -> Result<Payload, Status> {
         let _entered = self.enter()?;
+        let _measured = Measured::begin(&self.pool, core);
         if let Some(fragment) = self.only_fragment(span) {
             return fragment_read::read(self, core, fragment).await.map(Payload::one);
         }
@@ -115,6 +136,7 @@ impl PoolVolume {
         flags: WriteFlags,
     ) -> Result<(), Status> {
         let _entered = self.enter()?;
+        let _measured = Measured::begin(&self.pool, core);
         let write = |fragment: Fragment| {
             let data = payload_part(core, payload, span, fragment);
             fragment_write::write(self, core, fragment, data, flags.fua)
@@ -127,7 +149,11 @@ impl PoolVolume {
             ended?.contains(&true)
         };
         // The data is durable, but a block written for the first time is found again only by its written mark.
-        if flags.fua && fresh { Box::pin(self.flush(core)).await } else { Ok(()) }
+        if flags.fua && fresh && !is_planted(core, Planted::FuaForgetsMark) {
+            Box::pin(self.flush(core)).await
+        } else {
+            Ok(())
+        }
     }
 
     /// The fragment that is the whole span, if there is one.
@@ -149,8 +175,17 @@ impl PoolVolume {
 
     /// The seed of the checksum of one block of a region.
     pub fn block_seed(&self, key: RegionKey, stamp: u64, block: u32) -> u64 {
+        if is_planted(&self.pool, Planted::ChecksumWithoutAddress) {
+            return self.pool.seed;
+        }
         let in_slot = key.region.0 * self.pool.region_blocks() + block;
         block_seed(self.pool.seed, self.id.0, key.slot.0, stamp, in_slot)
+    }
+
+    /// Blocks of a region, counted from the start of their slot.
+    pub fn in_slot(&self, key: RegionKey, blocks: &std::ops::Range<u32>) -> std::ops::Range<u32> {
+        let first = key.region.0 * self.pool.region_blocks();
+        first + blocks.start..first + blocks.end
     }
 
     /// Remembers that a region's written marks must be saved by the next flush.

@@ -1,14 +1,15 @@
 //! Writing the metadata log: one commit at a time, to every vote, done when a majority holds it.
 
 use super::error::PoolError;
-use super::log::{Cursor, LogArea, Position, append};
+use super::log::{Cursor, LogArea, Position, Replayed, append};
 use super::member::Member;
+use super::planted::{Planted, is_planted};
 use super::quorum::{Tally, Voter, votes_of, witness_counts};
 use super::record::{Header, Kind, frame_len, link};
 use super::state::{Change, State};
 use super::state_codec::{emit_changes, emit_state};
-use crate::base::units::ByteLen;
-use crate::disk::Disk;
+use crate::base::units::{ByteLen, MemberId};
+use crate::disk::{Disk, Patience};
 use crate::reactor::Core;
 use futures_util::future::join_all;
 use nix::errno::Errno;
@@ -38,7 +39,7 @@ pub enum Place {
 impl Place {
     pub fn disk(&self) -> Option<&Disk> {
         match self {
-            Place::Member(member) => member.disk.as_ref(),
+            Place::Member(member) => member.disk.as_deref(),
             Place::Witness(disk) => Some(disk),
         }
     }
@@ -82,7 +83,7 @@ impl Votes {
             let Some(disk) = vote.place.disk().filter(|_| behind.contains(&vote.voter)) else { continue };
             let cursor = Cursor { generation: vote.generation + 1, offset: ByteLen(0) };
             let header = self.header(Kind::Checkpoint, cursor.generation, self.position.link, len);
-            let ended = append(core, disk, vote.area, cursor, &header, &body).await;
+            let ended = append(core, disk, vote.area, cursor, &header, &body, Patience::Opening).await;
             let vote = &mut self.votes[at];
             match ended {
                 Ok(cursor) => vote.cursor = Some(cursor),
@@ -92,6 +93,55 @@ impl Votes {
                 }
             }
         }
+    }
+
+    /// How long is waited for a vote: shorter where the others are a majority without it.
+    fn patience(&self) -> Patience {
+        let tally = self.tally();
+        let without = Tally { present: tally.present.saturating_sub(1), ..tally };
+        let spared = without.present > 0 && (without.is_majority() || self.forced);
+        if spared { Patience::Peers } else { Patience::Alone }
+    }
+
+    /// Whether a member holds everything that was committed.
+    pub fn has(&self, member: MemberId) -> bool {
+        self.votes.iter().any(|v| v.alive && v.voter == Voter::Member(member))
+    }
+
+    /// Gives a member that is there again the newest state, and its vote back. The state says that it is out of sync,
+    /// so that it cannot pass for one that missed nothing.
+    pub async fn rejoin(
+        &mut self,
+        core: &Core,
+        member: &Arc<Member>,
+        log: &Replayed,
+        state: &State,
+    ) -> Result<(), PoolError> {
+        let voter = Voter::Member(member.id);
+        self.votes.retain(|v| v.voter != voter);
+        let mut vote = Vote {
+            voter,
+            place: Place::Member(member.clone()),
+            area: member.log_area(),
+            cursor: None,
+            generation: log.generation_next() - 1,
+            alive: true,
+        };
+        let body = emit_state(state);
+        if frame_len(body.len() as u64) > vote.area.generation_len.0 {
+            return Err(PoolError::LogFull(LOG_FULL));
+        }
+        let cursor = Cursor { generation: vote.generation + 1, offset: ByteLen(0) };
+        let header = self.header(Kind::Checkpoint, cursor.generation, self.position.link, body.len() as u64); // widening
+        let disk = member.disk.as_ref().expect("a member that is back is there");
+        let written = match is_planted(core, Planted::RejoinWithoutLog) {
+            true => Ok(cursor),
+            false => append(core, disk, vote.area, cursor, &header, &body, Patience::Opening).await,
+        };
+        let path = disk.path().to_owned();
+        vote.cursor = Some(written.map_err(|errno| PoolError::Disk { path, what: "written", errno })?);
+        self.votes.push(vote);
+        Ok(())
     }
 
     /// Starts a new epoch: every vote gets a checkpoint of the state after these changes.
@@ -127,6 +177,9 @@ impl Votes {
         if self.frozen {
             return Err(PoolError::Frozen);
         }
+        if is_forgotten(core, changes) {
+            return Ok(Committed { sequence: self.position.sequence, lost: Vec::new() });
+        }
         let before = self.position.link;
         let body = emit_changes(changes);
         let len = body.len() as u64; // widening
@@ -141,10 +194,15 @@ impl Votes {
         }
         self.advance(changes);
         let header = |generation| self.header(Kind::Changes, generation, before, len);
+        let patience = self.patience();
+        let first = self.votes.first().map(|v| v.voter);
         let appends = self.votes.iter().map(async |vote| {
             let cursor = vote.cursor.filter(|_| vote.alive)?;
+            if is_planted(core, Planted::CommitAtOneVote) && first != Some(vote.voter) {
+                return Some(Ok(cursor));
+            }
             let disk = vote.place.disk()?;
-            Some(append(core, disk, vote.area, cursor, &header(cursor.generation), &body).await)
+            Some(append(core, disk, vote.area, cursor, &header(cursor.generation), &body, patience).await)
         });
         let ended = join_all(appends).await;
         self.count(ended)
@@ -154,11 +212,13 @@ impl Votes {
     async fn checkpoint(&mut self, core: &Core, body: Vec<u8>) -> Result<Committed, PoolError> {
         let len = body.len() as u64; // widening
         let start = |generation| Cursor { generation, offset: ByteLen(0) };
+        let patience = self.patience();
         let writes = self.votes.iter().map(async |vote| {
             let disk = vote.place.disk().filter(|_| vote.alive)?;
-            let generation = vote.cursor.map_or(vote.generation, |c| c.generation) + 1;
+            let step = if is_planted(core, Planted::CheckpointInPlace) { 2 } else { 1 };
+            let generation = vote.cursor.map_or(vote.generation, |c| c.generation) + step;
             let header = self.header(Kind::Checkpoint, generation, self.position.link, len);
-            Some(append(core, disk, vote.area, start(generation), &header, &body).await)
+            Some(append(core, disk, vote.area, start(generation), &header, &body, patience).await)
         });
         let ended = join_all(writes).await;
         self.count(ended)
@@ -204,6 +264,17 @@ impl Votes {
     }
 }
 
+/// Whether a bug was planted that leaves out a commit of such changes.
+fn is_forgotten(core: &Core, changes: &[Change]) -> bool {
+    // A commit without changes is made for its own sake.
+    let forgotten = |change: &Change| match change {
+        Change::SlotAllocated { .. } => is_planted(core, Planted::AllocationNotCommitted),
+        Change::SlotFreed { .. } => is_planted(core, Planted::FreeNotCommitted),
+        _ => false,
+    };
+    !changes.is_empty() && changes.iter().all(forgotten)
+}
+
 /// Whether a change makes the state larger.
 fn grows(change: &Change) -> bool {
     match change {
@@ -214,6 +285,8 @@ fn grows(change: &Change) -> bool {
         | Change::MemberNamed { .. }
         | Change::VolumeRenamed { .. }
         | Change::VolumeDestroyed { .. }
-        | Change::SlotFreed { .. } => false,
+        | Change::SlotFreed { .. }
+        | Change::SlotMoved { .. }
+        | Change::Scrubbed { .. } => false,
     }
 }

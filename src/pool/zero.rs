@@ -125,7 +125,10 @@ impl PoolVolume {
             state.placement.clone().expect("written blocks lie somewhere")
         };
         // Copies whose region blocks differ after a crash are settled by the dirty mark, as for a write.
-        begin(self, core, &hold, &placement).await?;
+        match is_planted(&self.pool, Planted::TrimNotMarked) {
+            true => region.state().writing += 1,
+            false => begin(self, core, &hold, &placement).await?,
+        }
         {
             let mut state = region.state();
             state.writing -= 1;
@@ -133,7 +136,10 @@ impl PoolVolume {
             state.touched = core.now();
             state.written.set_range(range, false);
         }
-        self.note_unsaved(region.key);
+        if !is_planted(&self.pool, Planted::TrimForgotten) {
+            self.note_unsaved(region.key);
+        }
+        self.pool.lost.forget(self.id, region.key.slot, self.in_slot(region.key, &blocks));
         Ok(())
     }
 
@@ -158,7 +164,7 @@ impl PoolVolume {
         }
         let mut placements = Vec::new();
         for hold in &holds {
-            placements.push(take_placement(hold).await);
+            placements.push(take_placement(core, hold).await);
         }
         let freed = self.pool.free(self.id, slot).await;
         if freed.is_err() {
@@ -239,12 +245,12 @@ impl PoolVolume {
 }
 
 /// Waits for saves under way and lets none begin: once the slot is freed, another may lie where they would write.
-async fn take_placement(hold: &Hold) -> Option<Placement> {
+async fn take_placement(core: &Core, hold: &Hold) -> Option<Placement> {
     loop {
         let ticket = hold.region().changed.ticket();
         {
             let mut state = hold.region().state();
-            if state.saving == 0 {
+            if state.saving == 0 || is_planted(core, Planted::FreeDuringSave) {
                 return state.placement.take();
             }
         }

@@ -8,6 +8,8 @@
 
 use super::op::{OpFuture, Ops};
 use super::timers::{Sleep, Timers};
+#[cfg(any(test, feature = "planted-bugs"))]
+use crate::base::planted::{Plantable, Planted};
 use crate::base::prng::Prng;
 use crate::io::buf::BufPool;
 use crate::io::driver::{Completion, Done, Driver, Op, Unpark};
@@ -57,6 +59,8 @@ struct Inner {
     completions: RefCell<Vec<Completion>>,
     serial: Cell<u64>,
     turn_at: Cell<Instant>,
+    #[cfg(any(test, feature = "planted-bugs"))]
+    planted: Cell<Planted>,
 }
 
 struct Task {
@@ -96,7 +100,20 @@ impl Wake for TaskWaker {
     }
 }
 
+#[cfg(any(test, feature = "planted-bugs"))]
+impl Plantable for Core {
+    fn planted(&self) -> Planted {
+        self.inner.planted.get()
+    }
+}
+
 impl Core {
+    /// Plants a bug in what runs on this core.
+    #[cfg(any(test, feature = "planted-bugs"))]
+    pub fn plant(&self, bug: Planted) {
+        self.inner.planted.set(bug);
+    }
+
     pub fn new(index: CoreIndex, driver: Box<dyn Driver>, buffers: BufPool, prng: Prng) -> Core {
         let ready = Arc::new(Ready {
             queue: SegQueue::new(),
@@ -116,6 +133,8 @@ impl Core {
             completions: RefCell::default(),
             serial: Cell::new(0),
             turn_at,
+            #[cfg(any(test, feature = "planted-bugs"))]
+            planted: Cell::default(),
         };
         Core { inner: Rc::new(inner) }
     }

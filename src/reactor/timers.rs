@@ -20,8 +20,16 @@ impl Timers {
     }
 
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<Waker> {
+        if self.next_due().is_none_or(|due| due > now) {
+            return Vec::new();
+        }
         let later = self.waiting.split_off(&(Instant::from_ns(now.as_ns() + 1), 0));
         std::mem::replace(&mut self.waiting, later).into_values().collect()
+    }
+
+    /// Whether this entry is still there, for this very task.
+    fn waits(&self, due: Instant, serial: u64, waker: &Waker) -> bool {
+        self.waiting.get(&(due, serial)).is_some_and(|known| known.will_wake(waker))
     }
 
     fn add(&mut self, due: Instant, waker: Waker) -> u64 {
@@ -56,6 +64,11 @@ impl Future for Sleep {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
+        // A task that waits for other things as well is polled for those far more often than for this.
+        let waits = |serial| this.core.with_timers(|t| t.waits(this.until, serial, cx.waker()));
+        if this.entry.is_some_and(waits) {
+            return Poll::Pending;
+        }
         this.forget();
         if this.core.now() >= this.until {
             return Poll::Ready(());

@@ -213,6 +213,11 @@ impl DiskHandle {
         self.with(|disk| disk.media.damage(&patches_of(offset.0, bytes)));
     }
 
+    /// A checksum of all that reads see.
+    pub fn content_sum(&self) -> u64 {
+        self.with(|disk| disk.media.content_sum())
+    }
+
     /// 512-byte sectors that a power cut may change now.
     pub fn volatile_sectors(&self) -> u64 {
         self.with(|disk| disk.media.volatile_sectors())
@@ -280,6 +285,16 @@ impl World {
     pub fn remove_disk(&self, path: impl AsRef<Path>) {
         self.disk(&path).unplug();
         self.state.borrow_mut().storage.paths.remove(path.as_ref());
+    }
+
+    /// Fails the `nth` read, write or flush of any drive from now on; 1 is the next one. Replaces an earlier order.
+    pub fn fail_nth(&self, nth: u64) {
+        self.state.borrow_mut().failing = Some(nth.max(1));
+    }
+
+    /// Takes back `fail_nth`; false if it had happened.
+    pub fn fail_no_more(&self) -> bool {
+        self.state.borrow_mut().failing.take().is_some()
     }
 
     /// The faults that dials caused so far.

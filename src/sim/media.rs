@@ -10,6 +10,7 @@ use crate::base::prng::Prng;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 pub(super) const PAGE: u64 = 4096;
 pub(super) const SECTOR: u64 = 512;
@@ -236,6 +237,12 @@ impl Media {
             }
         }
         self.current = self.stable.clone();
+    }
+
+    /// A checksum of what reads see.
+    pub(super) fn content_sum(&self) -> u64 {
+        let pages = self.current.pages.iter();
+        pages.fold(0, |sum, (page, bytes)| xxh3_64_with_seed(&bytes[..], sum ^ page))
     }
 
     /// Sectors whose content a power cut may change.

@@ -150,6 +150,14 @@ impl State {
 
     /// Decides what goes wrong with this operation.
     fn strike(&mut self, io: &mut Io) {
+        if let Some(left) = &mut self.failing {
+            *left -= 1;
+            if *left == 0 {
+                self.failing = None;
+                io.fate = Fate::Fails(Errno::EIO);
+                return;
+            }
+        }
         let disk = &mut self.storage.disks[io.disk];
         let pending = disk.pending_errors.iter().position(|(action, _)| *action == io.action);
         let by_hand = pending.map(|i| disk.pending_errors.remove(i).1);
@@ -482,7 +490,11 @@ fn misdirect(disk: &mut Disk, io: &mut Io, what: &'static str) -> &'static str {
         true => io.offset.saturating_sub(shift),
         false => io.offset + shift,
     };
-    io.offset = other.min(room * sector);
+    let other = other.min(room * sector);
+    // Who is struck by it lies in the area too.
+    let areas = disk.dials.area.iter().flatten();
+    let mine = areas.clone().find(|a| a.offset() <= io.span.offset() && io.span.end() <= a.end());
+    io.offset = mine.map_or(other, |a| other.clamp(a.offset().0, a.end().0 - io.span.len().0));
     what
 }
 

@@ -51,6 +51,8 @@ pub(super) struct State {
     /// The change of a drive, counted down, at which a life is to end.
     pub(super) trip: Option<(u64, Crash)>,
     pub(super) changes_begun: u64,
+    /// The read, write or flush, counted down, that is to fail.
+    pub(super) failing: Option<u64>,
     pub(super) crashes: u64,
 }
 
@@ -114,6 +116,7 @@ impl World {
             incidents: Vec::new(),
             trip: None,
             changes_begun: 0,
+            failing: None,
             crashes: 0,
         };
         World { state: Rc::new(RefCell::new(state)) }

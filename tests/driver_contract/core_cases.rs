@@ -78,7 +78,7 @@ async fn drop_futures(core: Core, path: PathBuf) {
     drop(near);
 }
 
-pub fn dropped_futures_give_their_buffers_back(fixture: &mut impl Fixture) {
+pub fn r19_dropped_futures_give_their_buffers_back(fixture: &mut impl Fixture) {
     let path = fixture.file(1 << 20);
     let buffers = BufPool::new(8 << 20).unwrap();
     let core = Core::new(CoreIndex(0), fixture.driver(&buffers), buffers.clone(), Prng::from_seed(1));

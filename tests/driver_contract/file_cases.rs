@@ -77,7 +77,7 @@ pub fn many_operations_end_once_each(fixture: &mut impl Fixture) {
     }
 }
 
-pub fn an_exclusive_open_is_refused_until_the_holder_closes(fixture: &mut impl Fixture) {
+pub fn r28_an_exclusive_open_is_refused_until_the_holder_closes(fixture: &mut impl Fixture) {
     let path = fixture.file(SIZE);
     let mut rig = Rig::new(fixture, 2);
     let file = rig.open(0, &path, Access::Exclusive);

@@ -302,7 +302,7 @@ fn c60_a_wrong_magic_after_good_requests_closes_when_they_are_answered() {
 }
 
 #[test]
-fn c61_half_a_header_or_half_a_payload_leaves_no_trace() {
+fn c61_r13_half_a_header_or_half_a_payload_leaves_no_trace() {
     let server = tank();
     for mode in MODES {
         for len in [4096usize, 200_000, 3 * MIB] {

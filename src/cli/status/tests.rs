@@ -22,6 +22,7 @@ pub fn drive(name: &str, size: u64, used: u64) -> DriveReport {
         read_errors: 0,
         write_errors: 0,
         checksum_errors: 0,
+        healed_blocks: 0,
     }
 }
 
@@ -68,8 +69,11 @@ pub fn healthy() -> PoolReport {
         votes_present: 4,
         votes_total: 4,
         epoch: 7,
+        forced: false,
         work: vec![],
         last_scrub: None,
+        next_scrub_unix_ns: Some(1_765_756_800_000_000_000),
+        lost: vec![],
     }
 }
 
@@ -99,6 +103,8 @@ fn healthy_pool() {
         ended_unix_ns: 1_763_164_800_000_000_000,
         checked_bytes: 620 * GB,
         repaired_blocks: 1,
+        unrepaired_blocks: 0,
+        different_blocks: 0,
         lost_blocks: 0,
     });
     let report = StatusReport { pools: vec![pool], listening: vec!["0.0.0.0:10809".into()] };
@@ -106,7 +112,7 @@ fn healthy_pool() {
 tank      SAFE      every block has 2 copies on 2 drives
 space     540.0 GB usable = 310.0 GB in 1 volume + 230.0 GB free
 heal      keep 200.0 GB free to rebuild after losing the largest drive (500.0 GB): ok, 30.0 GB to spare
-scrub     last 2025-11-15, 620.0 GB checked, 1 block repaired
+scrub     last 2025-11-15, 620.0 GB checked, 1 block repaired, next 2025-12-15
 
 IF THIS DIES              COPIES THERE   YOU LOSE   LEFT ON ONE COPY   STATE    ERRORS r/w/sum
 ata-ST380815AS_6QZ0X1AB        46.0 GB        0 B            46.0 GB   active            0/0/0

@@ -1,13 +1,12 @@
 //! The start of every operation.
 
 use super::handles::{FileTraits, Handles, Held};
-use super::slots::{Allocating, Reading, Receiving, Sending, Work, Writing};
+use super::slots::{Allocating, Reading, Receiving, Sending, Stating, Work, Writing};
 use super::{INLINE_BYTES_PER_TURN, UringDriver, memory, open, sockets};
-use crate::base::units::{ByteLen, Span};
+use crate::base::units::Span;
 use crate::io::driver::{Access, Address, Direction, Done, FileId, FileKind, Op, Opened, SocketId, Token};
 use nix::errno::Errno;
 use std::path::Path;
-use std::sync::Arc;
 
 /// Gives space back to the file system.
 const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
@@ -37,10 +36,7 @@ impl UringDriver {
                 let opened = open_shared(&self.shared, &path, access);
                 self.complete(token, Done::Opened(opened));
             }
-            Op::Size { file } => {
-                let size = size_of_file(&self.shared, file);
-                self.complete(token, Done::Size(size));
-            }
+            Op::Size { file } => self.size(token, file),
             Op::Close { file } => self.close(token, file.0, Held::file),
             Op::CloseSocket { socket } => self.close(token, socket.0, Held::socket),
             Op::Listen { address } => {
@@ -70,6 +66,26 @@ impl UringDriver {
             | Op::Send { .. } => {
                 let work = transfer(op);
                 self.start(token, work);
+            }
+        }
+    }
+
+    /// A device's size is known to the kernel; a file's may have to be asked for, and nobody waits for that here.
+    fn size(&mut self, token: Token, file: FileId) {
+        let held = match self.locals.begin(file.0, &mut self.ring, &self.peer) {
+            Ok(held) => held,
+            Err(errno) => return self.complete(token, Done::Size(Err(errno))),
+        };
+        match held.file().map(|traits| traits.kind) {
+            Some(FileKind::RegularFile) => self.launch_new(token, Work::Stat(Box::new(Stating::new(file.0)))),
+            Some(FileKind::BlockDevice) => {
+                let size = open::size(held, FileKind::BlockDevice);
+                self.locals.end(file.0, &mut self.ring);
+                self.complete(token, Done::Size(size));
+            }
+            None => {
+                self.locals.end(file.0, &mut self.ring);
+                self.complete(token, Done::Size(Err(Errno::EBADF)));
             }
         }
     }
@@ -201,12 +217,6 @@ fn open_shared(shared: &Handles, path: &Path, access: Access) -> Result<Opened, 
     Ok(Opened { file: FileId(shared.insert(held)?), facts })
 }
 
-fn size_of_file(shared: &Handles, file: FileId) -> Result<ByteLen, Errno> {
-    let held: Arc<Held> = shared.peek(file.0).ok_or(Errno::EBADF)?;
-    let kind = held.file().ok_or(Errno::EBADF)?.kind;
-    open::size(&*held, kind)
-}
-
 fn local_address(shared: &Handles, socket: SocketId) -> Result<Address, Errno> {
     let held = shared.peek(socket.0).ok_or(Errno::EBADF)?;
     let traits = held.socket().ok_or(Errno::ENOTSOCK)?;
@@ -263,7 +273,12 @@ fn route(work: &Work, held: &Held) -> Result<Route, Errno> {
             held.socket().ok_or(Errno::ENOTSOCK)?;
             Ok(if sending.is_over() { Route::Over } else { Route::Ring })
         }
-        Work::Idle | Work::Allocate(_) | Work::Discard { .. } | Work::Offloaded { .. } | Work::Connect(_) => {
+        Work::Idle
+        | Work::Stat(_)
+        | Work::Allocate(_)
+        | Work::Discard { .. }
+        | Work::Offloaded { .. }
+        | Work::Connect(_) => {
             unreachable!("not a transfer")
         }
     }
@@ -290,6 +305,7 @@ fn bytes(work: &Work) -> usize {
         Work::Idle
         | Work::Flush { .. }
         | Work::Allocate(_)
+        | Work::Stat(_)
         | Work::Discard { .. }
         | Work::Offloaded { .. }
         | Work::Accept { .. }
@@ -308,6 +324,7 @@ fn nothing_to_do(work: Work) -> Done {
         Work::Idle
         | Work::Flush { .. }
         | Work::Allocate(_)
+        | Work::Stat(_)
         | Work::Discard { .. }
         | Work::Offloaded { .. }
         | Work::Accept { .. }
@@ -322,6 +339,7 @@ fn refusal(work: Work, errno: Errno) -> Done {
         Work::Read(reading) => Done::Read(Err(errno), reading.into),
         Work::Accept { .. } => Done::Accepted(Err(errno)),
         Work::Connect(_) => Done::Socket(Err(errno)),
+        Work::Stat(_) => Done::Size(Err(errno)),
         Work::Receive(receiving) => Done::Received(Err(errno), receiving.into),
         Work::Send(sending) => Done::Sent(Err(errno), sending.from),
         Work::Write(_)

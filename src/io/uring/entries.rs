@@ -2,7 +2,7 @@
 
 use super::locals::Target;
 use super::setup::PIECE_MAX;
-use super::slots::{Allocating, Connecting, Reading, Receiving, Sending, Slot, Work, Writing};
+use super::slots::{Allocating, Connecting, Reading, Receiving, Sending, Slot, Stating, Work, Writing};
 use crate::io::buf::Buf;
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{opcode, squeue};
@@ -55,6 +55,7 @@ pub(super) fn entry(slot: &mut Slot, target: Target, arena: Arena) -> squeue::En
         Work::Write(writing) => write(writing, fd, arena),
         Work::Flush { .. } => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
         Work::Allocate(allocating) => allocate(allocating, fd),
+        Work::Stat(stating) => stat(stating, fd),
         Work::Discard { span, .. } => {
             // The command takes its length where other operations have `addr3`, the first half of `cmd`.
             let mut command = [0; 16];
@@ -68,6 +69,11 @@ pub(super) fn entry(slot: &mut Slot, target: Target, arena: Arena) -> squeue::En
         Work::Idle | Work::Offloaded { .. } => unreachable!("such work does not go through the ring"),
     };
     entry.flags(flags)
+}
+
+fn stat(stating: &mut Stating, fd: Fd) -> squeue::Entry {
+    let answer = addr_of_mut!(stating.answer).cast();
+    opcode::Statx::new(fd, c"".as_ptr(), answer).flags(libc::AT_EMPTY_PATH).mask(libc::STATX_SIZE).build()
 }
 
 fn read(reading: &mut Reading, fd: Fd, arena: Arena) -> squeue::Entry {

@@ -7,6 +7,7 @@ use super::settle::{self, Step};
 use super::slots::{Connecting, Work, outcome};
 use super::wake::Note;
 use super::{UringDriver, WAKE, sockets};
+use crate::base::units::ByteLen;
 use crate::io::driver::{Accepted, Done, SocketId};
 use nix::errno::Errno;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -18,6 +19,8 @@ impl UringDriver {
         let slot = self.slots.at(key);
         let target = match &slot.work {
             Work::Connect(connecting) => Target::Fd(connecting.socket.as_raw_fd()),
+            // It takes no registered file.
+            Work::Stat(stating) => Target::Fd(self.locals.held(stating.file).raw()),
             work => self.locals.target(work.handle().expect("only a connect has no handle")),
         };
         let entry = entry(slot, target, self.arena).user_data(u64::from(key));
@@ -81,6 +84,7 @@ impl UringDriver {
             Work::Flush { file } if result == Err(Errno::EINTR) => Step::Again(Work::Flush { file }),
             Work::Flush { .. } => settle::finished(result),
             Work::Allocate(allocating) => settle::allocate(allocating, result),
+            Work::Stat(stating) => Step::Done(Done::Size(result.map(|_| ByteLen(stating.answer.stx_size)))),
             Work::Discard { file, span } => {
                 if matches!(result, Err(Errno::EINVAL | Errno::EOPNOTSUPP)) {
                     // This kernel has no such command, or the device has none: the ioctl knows which.

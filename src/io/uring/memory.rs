@@ -25,6 +25,7 @@ pub(super) fn perform(held: &Held, work: Work) -> Done {
             Work::Flush { .. } => settle::finished(nix::unistd::fdatasync(held).map(|()| 0)),
             Work::Idle
             | Work::Allocate(_)
+            | Work::Stat(_)
             | Work::Discard { .. }
             | Work::Offloaded { .. }
             | Work::Accept { .. }

@@ -17,6 +17,8 @@ pub(super) enum Work {
         file: u32,
     },
     Allocate(Allocating),
+    /// The length of a regular file: its file system may have to ask somebody.
+    Stat(Box<Stating>),
     /// A discard on a block device, by a command through the ring.
     Discard {
         file: u32,
@@ -58,6 +60,11 @@ pub(super) struct Allocating {
     pub modes: &'static [i32],
 }
 
+pub(super) struct Stating {
+    pub file: u32,
+    pub answer: libc::statx,
+}
+
 pub(super) struct Connecting {
     pub socket: OwnedFd,
     pub address: SockAddr,
@@ -88,6 +95,7 @@ impl Work {
             | Work::Allocate(Allocating { file, .. })
             | Work::Discard { file, .. }
             | Work::Offloaded { file } => Some(*file),
+            Work::Stat(stating) => Some(stating.file),
             Work::Accept { socket }
             | Work::Receive(Receiving { socket, .. })
             | Work::Send(Sending { socket, .. }) => Some(*socket),
@@ -101,6 +109,7 @@ impl Work {
             | Work::Write(_)
             | Work::Flush { .. }
             | Work::Allocate(_)
+            | Work::Stat(_)
             | Work::Discard { .. } => true,
             Work::Idle
             | Work::Offloaded { .. }
@@ -120,6 +129,13 @@ pub(super) struct Slot {
     pub message: libc::msghdr,
     pub address: libc::sockaddr_storage,
     pub address_len: libc::socklen_t,
+}
+
+impl Stating {
+    pub fn new(file: u32) -> Stating {
+        // SAFETY: a plain C structure of integers, for which all zeros is a valid value.
+        Stating { file, answer: unsafe { std::mem::zeroed() } }
+    }
 }
 
 /// All slots of a driver. A key names one; keys of finished operations are used again.

@@ -2,6 +2,7 @@
 
 use crate::base::units::{ExtentIndex, MemberId};
 use smallvec::SmallVec;
+use std::time::Duration;
 
 /// One copy of a slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
@@ -13,37 +14,87 @@ pub struct Copy {
 /// The copies of one slot, each on another member.
 pub type Copies = SmallVec<[Copy; 3]>;
 
-/// A member's load as the read balance sees it: requests in flight on it.
-pub type Load = u32;
+/// A member as the read balance sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Load {
+    /// Requests in flight on it.
+    pub in_flight: u32,
+    /// What its reads take, nanoseconds; zero: not known.
+    pub read_ns: u64,
+    /// It does not answer as it used to: read only where nothing else can be.
+    pub suspect: bool,
+}
 
-/// The copies that may be read, best first: the one with the least in flight, the spread number breaking ties so
-/// that neighbouring regions start on different members.
-pub fn read_order(copies: &[Copy], in_sync: impl Fn(MemberId) -> Option<Load>, spread: u64) -> Copies {
-    let mut order: SmallVec<[(Load, u64, Copy); 3]> = SmallVec::new();
-    for (index, copy) in copies.iter().enumerate() {
-        if let Some(load) = in_sync(copy.member) {
-            let turn = (index as u64 + spread) % copies.len() as u64; // widening
-            order.push((load, turn, *copy));
-        }
+/// The order in which copies are tried for a read: the one that is expected to answer first, the spread number
+/// breaking ties so that neighbouring regions start on different members.
+///
+/// Members that take less than twice as long as the fastest count as equal: what is left then is chance.
+pub fn read_order(loads: &[Load], spread: u64) -> SmallVec<[usize; 3]> {
+    let count = loads.len().max(1) as u64; // widening
+    let turn = |index: usize| (index as u64 + spread) % count; // widening
+    let fastest = loads.iter().map(|load| load.read_ns).min().unwrap_or(0);
+    let weight = |load: &Load| match load.read_ns.checked_div(fastest) {
+        Some(ratio) if ratio >= 2 => ratio,
+        Some(_) | None => 1,
+    };
+    let expected = |load: &Load| weight(load) * (u64::from(load.in_flight) + 1);
+    let mut order: SmallVec<[usize; 3]> = (0..loads.len()).collect();
+    order.sort_unstable_by_key(|i| (loads[*i].suspect, expected(&loads[*i]), turn(*i)));
+    order
+}
+
+/// Reads that take less than this are not worth asking twice.
+const HEDGE_MIN: Duration = Duration::from_millis(1);
+
+const HEDGE_MAX: Duration = Duration::from_millis(500);
+
+/// After what time a read is asked of the next copy too, given what reads of that one take, nanoseconds.
+pub fn hedge_after(next_read_ns: u64) -> Duration {
+    match next_read_ns {
+        0 => HEDGE_MAX / 10,
+        known => Duration::from_nanos(known.saturating_mul(4)).clamp(HEDGE_MIN, HEDGE_MAX),
     }
-    order.sort_unstable();
-    order.into_iter().map(|(_, _, copy)| copy).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_idle_copy_is_read_first_and_a_stale_one_never() {
-        let copy = |m| Copy { member: MemberId(m), extent: ExtentIndex(0) };
-        let copies = [copy(0), copy(1), copy(2)];
-        let order = |loads: [Option<u32>; 3], spread| -> Vec<u16> {
-            read_order(&copies, |m| loads[usize::from(m.0)], spread).iter().map(|c| c.member.0).collect()
+    fn order(loads: &[(u32, u64, bool)], spread: u64) -> Vec<usize> {
+        let load = |(in_flight, read_ns, suspect): &(u32, u64, bool)| Load {
+            in_flight: *in_flight,
+            read_ns: *read_ns,
+            suspect: *suspect,
         };
-        assert_eq!(order([Some(3), Some(1), None], 0), [1, 0]);
-        assert_eq!(order([Some(0), Some(0), Some(0)], 0), [0, 1, 2]);
-        assert_eq!(order([Some(0), Some(0), Some(0)], 1), [2, 0, 1]);
-        assert!(order([None, None, None], 0).is_empty());
+        read_order(&loads.iter().map(load).collect::<Vec<_>>(), spread).to_vec()
+    }
+
+    #[test]
+    fn the_idle_copy_is_read_first_and_ties_are_spread() {
+        let idle = (0, 0, false);
+        assert_eq!(order(&[(3, 0, false), (1, 0, false)], 0), [1, 0]);
+        assert_eq!(order(&[idle; 3], 0), [0, 1, 2]);
+        assert_eq!(order(&[idle; 3], 1), [2, 0, 1]);
+        assert!(order(&[], 5).is_empty());
+    }
+
+    #[test]
+    fn r44_a_copy_that_takes_much_longer_is_read_where_the_others_are_that_busy() {
+        assert_eq!(order(&[(0, 10_000, false), (0, 100, false)], 0), [1, 0]);
+        assert_eq!(order(&[(0, 10_000, false), (200, 100, false)], 0), [0, 1]);
+        assert_eq!(order(&[(0, 150, false), (1, 100, false)], 0), [0, 1], "a little slower is no difference");
+    }
+
+    #[test]
+    fn r43_a_suspect_copy_comes_last() {
+        assert_eq!(order(&[(0, 0, true), (9, 9, false)], 0), [1, 0]);
+    }
+
+    #[test]
+    fn a_read_is_asked_again_when_the_next_copy_would_have_answered_long_ago() {
+        assert_eq!(hedge_after(0), Duration::from_millis(50));
+        assert_eq!(hedge_after(1000), HEDGE_MIN);
+        assert_eq!(hedge_after(8_000_000), Duration::from_millis(32));
+        assert_eq!(hedge_after(u64::MAX), HEDGE_MAX);
     }
 }

@@ -86,6 +86,24 @@ impl Geometry {
         (first..first + segment.columns, Span::at(at.0 - within % len, len))
     }
 
+    /// The byte of the volume that lies at an offset of a slot: the way back from a fragment. None beyond the segments.
+    pub fn byte_of(&self, slot: SlotIndex, offset: ByteLen) -> Option<ByteOffset> {
+        let (mut first, mut start) = (0, 0);
+        for segment in &self.segments {
+            let (columns, slots) = (u64::from(segment.columns), u64::from(segment.columns * segment.stripes));
+            let within = u64::from(slot.0).checked_sub(first)?;
+            if within < slots {
+                let (stripe, column) = (within / columns, within % columns);
+                let unit = if columns == 1 { self.extent.0 } else { self.unit.0 };
+                let in_stripe = (offset.0 / unit * columns + column) * unit + offset.0 % unit;
+                return Some(ByteOffset(start + stripe * columns * self.extent.0 + in_stripe));
+            }
+            first += slots;
+            start += slots * self.extent.0;
+        }
+        None
+    }
+
     /// The slots of the stripe that a slot belongs to.
     pub fn stripe_of(&self, slot: SlotIndex) -> std::ops::Range<u32> {
         let mut first = 0;
@@ -165,9 +183,12 @@ mod tests {
         for f in g.fragments(Span::at(0, 12 << 20)) {
             for block in 0..f.len.0 / 4096 {
                 assert!(seen.insert((f.slot, f.offset.0 / 4096 + block)));
+                let back = g.byte_of(f.slot, f.offset + ByteLen(block * 4096));
+                assert_eq!(back, Some(f.at + ByteLen(block * 4096)));
             }
         }
         assert_eq!(seen.len(), 12 * 256);
+        assert_eq!(g.byte_of(SlotIndex(12), ByteLen(0)), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::base::prng::Prng;
 use crate::pool::create::witness_path;
 use crate::pool::{self, CreatePlan, OpenPlan, Pool, PoolError, VolumePlan};
 use crate::reactor::Core;
-use crate::sim::{Crash, DiskHandle, Process, Stop, World};
+use crate::sim::{Crash, DiskHandle, Image, Process, Stop, World};
 use crate::volume::{Handle, Volume};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -28,9 +28,22 @@ pub struct Machine {
     pub options: Options,
     pub field: Rc<Field>,
     pub prng: Prng,
+    /// Where the members may be found.
     pub disks: Vec<PathBuf>,
+    members: Vec<DiskHandle>,
+    /// Other drives that are looked at when the pool is opened.
+    pub strangers: Vec<PathBuf>,
+    /// Members as they were between two earlier lives.
+    pub memories: Vec<(usize, Image)>,
+    pub witness_memory: Option<Image>,
+    /// The witness was lost: in this life it has no vote.
+    pub witness_lost: bool,
     /// Members that missed something by a fault: they may be out of sync.
     pub touched: BTreeSet<usize>,
+    /// A member may hold what was not written there, or lack what was: a scrub has to come first.
+    pub wounded: bool,
+    /// Those of them whose copies were all made anew elsewhere.
+    pub rebuilt: BTreeSet<usize>,
     pub steps: RefCell<Vec<String>>,
     pub pool: Option<uuid::Uuid>,
 }
@@ -44,7 +57,7 @@ pub struct Life {
 }
 
 /// How an attempt to open ended.
-enum Attempt {
+pub enum Attempt {
     Opened(Box<Life>),
     Refused(PoolError),
     Crashed,
@@ -55,17 +68,23 @@ impl Machine {
         let world = World::new(seed);
         let path = |i: usize| PathBuf::from(format!("/dev/d{i}"));
         let disks: Vec<PathBuf> = (0..plan.drives.len()).map(path).collect();
-        disks.iter().zip(&plan.drives).for_each(|(path, shape)| {
-            world.add_disk(path, *shape);
-        });
+        let members =
+            disks.iter().zip(&plan.drives).map(|(path, shape)| world.add_disk(path, *shape)).collect();
         Machine {
-            field: Rc::new(Field::new(plan.volumes.clone())),
+            field: Rc::new(Field::new(plan.volumes.clone(), plan.has(Fault::Beyond))),
             prng: Prng::from_seed(seed ^ 0xca3b_a160_0000_0002),
             world,
             plan,
             options: options.clone(),
             disks,
+            members,
+            strangers: Vec::new(),
+            memories: Vec::new(),
+            witness_memory: None,
+            witness_lost: false,
             touched: BTreeSet::new(),
+            rebuilt: BTreeSet::new(),
+            wounded: false,
             steps: RefCell::default(),
             pool: None,
         }
@@ -81,12 +100,24 @@ impl Machine {
     }
 
     pub fn disk(&self, index: usize) -> DiskHandle {
-        self.world.disk(&self.disks[index])
+        self.members[index].clone()
     }
 
-    pub fn witness(&self) -> DiskHandle {
-        let pool = self.pool.expect("the pool was made");
-        self.world.disk(witness_path(Path::new(WITNESS_FOLDER), pool))
+    /// The path that names a member now.
+    pub fn path_of(&self, index: usize) -> PathBuf {
+        let names = |path: &&PathBuf| {
+            self.world.find_disk(path).is_some_and(|disk| disk.index() == self.members[index].index())
+        };
+        self.disks.iter().find(names).expect("every member has a path").clone()
+    }
+
+    pub fn witness_path(&self) -> PathBuf {
+        witness_path(Path::new(WITNESS_FOLDER), self.pool.expect("the pool was made"))
+    }
+
+    /// The witness, unless it is lost.
+    pub fn witness(&self) -> Option<DiskHandle> {
+        self.world.find_disk(self.witness_path())
     }
 
     pub fn plugged(&self) -> usize {
@@ -180,31 +211,33 @@ impl Machine {
     /// Opens the pool where that must be refused.
     pub fn open_in_vain(&mut self) -> Verdict {
         match self.attempt()? {
-            Attempt::Refused(PoolError::NoMajority { .. } | PoolError::NoMembers) => Ok(()),
+            Attempt::Refused(PoolError::NoMajority { .. } | PoolError::NoMembers | PoolError::Twins(..)) => {
+                Ok(())
+            }
             Attempt::Refused(error) => {
                 Err(Failure::new(Oracle::Quorum, format!("no majority, but: {error}")))
             }
-            Attempt::Opened(_) => Err(Failure::new(Oracle::Quorum, "opened without a majority")),
+            Attempt::Opened(_) => Err(Failure::new(Oracle::Quorum, "opened what must be refused")),
             Attempt::Crashed => Err(Failure::new(Oracle::Liveness, "crashed without an order")),
         }
     }
 
-    fn attempt(&mut self) -> Verdict<Attempt> {
+    /// Opens the pool once, in a new life.
+    pub fn attempt(&mut self) -> Verdict<Attempt> {
         let process = self.world.boot(self.plan.cores);
+        self.plant(&process);
         let core = process.core(0).clone();
         let plan = OpenPlan {
-            disks: self.disks.clone(),
+            disks: self.disks.iter().chain(&self.strangers).cloned().collect(),
             pool: None,
             witness_folder: WITNESS_FOLDER.into(),
             force: false,
             cache: self.plan.cache,
+            rebuild_after: self.plan.rebuild_after,
         };
         let opened = self.on(&process, async move { pool::open(&core, &plan).await });
         match opened {
-            Ok(Ok(pool)) => {
-                pool::planted::plant(pool.shared(), self.options.planted);
-                Ok(Attempt::Opened(Box::new(self.live(process, pool))))
-            }
+            Ok(Ok(pool)) => Ok(Attempt::Opened(Box::new(self.live(process, pool)))),
             Ok(Err(error)) => {
                 self.bury(process)?;
                 Ok(Attempt::Refused(error))
@@ -215,6 +248,17 @@ impl Machine {
             }
             Err(stop) => Err(stop.into()),
         }
+    }
+
+    /// Gives a process the bug of this run, where builds can have one.
+    #[cfg(any(test, feature = "planted-bugs"))]
+    fn plant(&self, process: &Process) {
+        process.cores.iter().for_each(|core| core.plant(self.options.planted));
+    }
+
+    #[cfg(not(any(test, feature = "planted-bugs")))]
+    fn plant(&self, _process: &Process) {
+        assert_eq!(self.options.planted, pool::planted::Planted::None, "this build has no bugs to plant");
     }
 
     fn live(&self, process: Process, pool: Pool) -> Life {
@@ -251,7 +295,12 @@ impl Machine {
         self.bury(process)
     }
 
-    fn bury(&self, process: Process) -> Verdict {
+    /// Every volume's last life ended by a crash.
+    pub fn forget_unflushed(&self) {
+        (0..self.plan.volumes.len()).for_each(|v| self.field.model.borrow_mut().crash(v));
+    }
+
+    pub fn bury(&self, process: Process) -> Verdict {
         match self.world.bury(process) {
             0 => Ok(()),
             bytes => {

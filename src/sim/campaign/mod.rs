@@ -6,12 +6,15 @@
 //! ```
 //!
 //! - `plan`: what a seed stands for. `run(seed, &Options)` is the way in.
-//! - `workload`: clients, and reading everything back. `nemesis`: faults. `life`: opening and ending.
+//! - `workload`: clients, and reading everything back. `nemesis`: faults while they work. `strangers`: between lives.
+//! - `life`: opening and ending.
+//! - `exhaustive`: what can be tried in full, beside the seeds.
 //! - `model`, `stamp`: what every sector may hold. `oracles`: checks of a pool at rest. `report`: findings.
 //!
 //! Faults stay within the fault model: what a run breaks, another copy still has, and a majority of votes remains
 //! unless the run wants to see a refusal. The same seed gives the same run, to the digest.
 
+pub mod exhaustive;
 mod life;
 mod model;
 mod nemesis;
@@ -20,6 +23,7 @@ mod plan;
 mod report;
 mod run;
 mod stamp;
+mod strangers;
 #[cfg(test)]
 mod tests;
 mod workload;

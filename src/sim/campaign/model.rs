@@ -15,7 +15,7 @@
 use super::report::{Failure, Oracle, Verdict};
 use super::stamp::Serial;
 use smallvec::SmallVec;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// A moment of a run: moments are counted, not measured.
@@ -64,7 +64,7 @@ impl Default for Sector {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct VolumeModel {
     sectors: BTreeMap<u64, Sector>,
     /// Changes that ended well and are not durable yet.
@@ -72,10 +72,13 @@ struct VolumeModel {
 }
 
 /// The model of all volumes of a run.
+#[derive(Clone)]
 pub struct Model {
     clock: Moment,
     changes: Vec<Change>,
     volumes: Vec<VolumeModel>,
+    /// Reads under way, by the moments at which they began: they may still see what was there then.
+    reading: BTreeSet<Moment>,
 }
 
 /// Entries of a sector beyond which the replaced ones are dropped.
@@ -84,7 +87,7 @@ const ENTRIES_MANY: usize = 8;
 impl Model {
     pub fn new(volumes: usize) -> Model {
         let volumes = (0..volumes).map(|_| VolumeModel::default()).collect();
-        Model { clock: 0, changes: Vec::new(), volumes }
+        Model { clock: 0, changes: Vec::new(), volumes, reading: BTreeSet::new() }
     }
 
     /// A new moment, later than all before.
@@ -93,15 +96,28 @@ impl Model {
         self.clock
     }
 
+    /// A read begins.
+    pub fn begin_read(&mut self) -> Moment {
+        let began = self.now();
+        self.reading.insert(began);
+        began
+    }
+
+    /// A read that began at this moment has ended and was judged.
+    pub fn end_read(&mut self, began: Moment) {
+        self.reading.remove(&began);
+    }
+
     /// A change of these sectors is issued.
     pub fn begin(&mut self, volume: usize, sectors: Range<u64>, stores: Stores, fua: bool) -> ChangeId {
         let issued = self.now();
         self.changes.push(Change { volume, stores, fua, issued, ended: None, ok: false, durable: false });
         let change = self.changes.len() as u64; // widening; serials start at 1
+        let oldest_read = self.reading.first().copied().unwrap_or(issued);
         for number in sectors {
             let sector = self.volumes[volume].sectors.entry(number).or_default();
             if sector.entries.len() >= ENTRIES_MANY {
-                forget_replaced(&self.changes, sector);
+                forget_replaced(&self.changes, sector, oldest_read);
             }
             sector.entries.push(Entry { change, seen: None });
         }
@@ -133,6 +149,7 @@ impl Model {
     /// The volume's last life ended; what was not durable may be lost.
     pub fn crash(&mut self, volume: usize) {
         let model = &mut self.volumes[volume];
+        self.reading.clear();
         model.unflushed.clear();
         for sector in model.sectors.values_mut().filter(|s| !s.entries.is_empty()) {
             let survivors = survivors(&self.changes, sector);
@@ -247,9 +264,10 @@ fn survivors(changes: &[Change], sector: &Sector) -> SmallVec<[Serial; 2]> {
 }
 
 /// Drops what neither a read nor a crash can bring back.
-fn forget_replaced(changes: &[Change], sector: &mut Sector) {
+fn forget_replaced(changes: &[Change], sector: &mut Sector, oldest_read: Moment) {
+    let over = |c: &Change| c.durable && c.ended.is_some_and(|ended| ended < oldest_read);
     let durable: SmallVec<[Entry; 4]> =
-        sector.entries.iter().filter(|e| change(changes, e.change).durable).cloned().collect();
+        sector.entries.iter().filter(|e| over(change(changes, e.change))).cloned().collect();
     if !durable.is_empty() {
         sector.base.clear();
     }
@@ -345,8 +363,12 @@ mod tests {
         let open = m.begin(0, 0..1, Stores::Zeros, false);
         let _ = open;
         m.crash(0);
-        let mut again =
-            Model { clock: m.clock, changes: m.changes.clone(), volumes: vec![VolumeModel::default()] };
+        let mut again = Model {
+            clock: m.clock,
+            changes: m.changes.clone(),
+            volumes: vec![VolumeModel::default()],
+            reading: BTreeSet::new(),
+        };
         again.volumes[0].sectors = m.volumes[0].sectors.clone();
         assert_eq!(read(&mut again, 0), Ok(()));
         assert_eq!(read(&mut again, flushed), Err(Oracle::Stability));

@@ -2,11 +2,11 @@
 
 use super::life::{Life, Machine};
 use super::plan::{Fault, pick};
-use crate::base::units::{ByteLen, MemberId, Span};
+use crate::base::units::{ByteLen, ExtentIndex, MemberId, Span};
 use crate::pool::quorum::{votes_of, witness_counts};
 use crate::pool::redundancy::mirror::Copy;
 use crate::reactor::sync::lock;
-use crate::sim::{Action, World};
+use crate::sim::{Action, Dials, DiskHandle, World};
 use nix::errno::Errno;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -15,6 +15,7 @@ use std::time::Duration;
 /// Faults that were ordered for one load; dropping it takes back what did not happen.
 pub struct Armed {
     on: Rc<Cell<bool>>,
+    hung: Vec<DiskHandle>,
     world: World,
 }
 
@@ -22,6 +23,7 @@ impl Drop for Armed {
     fn drop(&mut self) {
         self.on.set(false);
         self.world.crash_no_more();
+        self.hung.iter().for_each(DiskHandle::release);
     }
 }
 
@@ -32,7 +34,18 @@ impl Machine {
         if self.plan.has(Fault::Slow) && self.prng.chance(300) {
             self.slow_down();
         }
-        if self.plan.has(Fault::ReadError) && self.touched.is_empty() && self.prng.chance(500) {
+        if self.plan.has(Fault::LostWrite) && self.prng.chance(300) && self.lose_writes(life) {
+            return Armed { on, world: self.world.clone(), hung: Vec::new() };
+        }
+        let failing = self.plan.has(Fault::Transient) && self.prng.chance(300) && self.fail_reads(life);
+        if self.plan.has(Fault::BadSector) && self.prng.chance(150) {
+            self.break_writes(life);
+        }
+        if self.plan.has(Fault::Stutter) && self.prng.chance(150) {
+            self.stutter();
+        }
+        // Reads fail on one member at a time.
+        if self.plan.has(Fault::ReadError) && !failing && self.touched.is_empty() && self.prng.chance(500) {
             self.break_one_copy(life);
         }
         if self.plan.has(Fault::Failing) && self.prng.chance(250) {
@@ -41,8 +54,12 @@ impl Machine {
         if self.plan.has(Fault::Unplug) && self.prng.chance(350) {
             self.unplug_soon(&on);
         }
+        if self.plan.has(Fault::Hang) && self.prng.chance(200) {
+            self.hang_soon(&on);
+        }
         self.crash_soon(life, &on);
-        Armed { on, world: self.world.clone() }
+        let hung = (0..self.disks.len()).map(|i| self.disk(i)).collect();
+        Armed { on, hung, world: self.world.clone() }
     }
 
     fn crash_soon(&mut self, life: &Life, on: &Rc<Cell<bool>>) {
@@ -88,29 +105,102 @@ impl Machine {
         self.disk(index).set_slow(factor);
     }
 
-    fn any_disk(&mut self) -> usize {
+    pub fn any_disk(&mut self) -> usize {
         usize::try_from(self.prng.below(self.disks.len() as u64)).expect("a list's index") // widening
     }
 
     /// A member that may miss something without harm to any mirrored volume, or to the majority.
-    fn expendable(&mut self) -> Option<usize> {
+    pub fn expendable(&mut self) -> Option<usize> {
         let total = votes_of(self.disks.len());
-        let mirrored = self.plan.volumes.iter().filter(|v| v.copies > 1);
-        let spare = mirrored.map(|v| usize::from(v.copies) - 1).min().unwrap_or(1);
+        let spare = if self.plan.has(Fault::Beyond) { usize::MAX } else { self.plan.spare() };
         let index = self.any_disk();
         let after = self.touched.len() + usize::from(!self.touched.contains(&index));
-        let majority = 2 * (total - after) > total;
-        (after <= spare && majority).then_some(index)
+        let silent = usize::from(self.witness_lost && witness_counts(self.disks.len()));
+        let majority = 2 * (total - after - silent) > total;
+        // What lay on a drive that was rebuilt has all its copies elsewhere.
+        let lacking = after - self.rebuilt.iter().filter(|i| **i != index).count();
+        (lacking <= spare && majority).then_some(index)
     }
 
     /// From now on this member may be out of sync, and what only it has may fail.
     pub fn touch(&mut self, index: usize) {
         self.heal_reads();
         self.touched.insert(index);
+        self.rebuilt.remove(&index);
         self.field.may_lack_space.set(true);
-        let single = self.plan.volumes.iter().zip(&self.field.may_fail).filter(|(v, _)| v.copies == 1);
-        single.for_each(|(_, may_fail)| may_fail.set(true));
+        self.expect_failures(true);
         self.field.counts.borrow_mut().members_lost += 1;
+    }
+
+    /// Whether requests to volumes without a copy to spare may fail.
+    pub fn expect_failures(&self, may: bool) {
+        let bears = |copies: u8| copies > 1 && !self.plan.has(Fault::Beyond);
+        let volumes = self.plan.volumes.iter().zip(&self.field.may_fail);
+        volumes.filter(|(v, _)| !bears(v.copies)).for_each(|(_, may_fail)| may_fail.set(may));
+    }
+
+    /// One member acknowledges writes that it stores nowhere or elsewhere. False if the run cannot bear that: every
+    /// block needs a checksum and another copy, and a crash would take the checksums away that tell.
+    fn lose_writes(&mut self, life: &Life) -> bool {
+        let told = self.plan.volumes.iter().all(|v| v.checksums && v.copies > 1);
+        if !told || !self.touched.is_empty() {
+            return false;
+        }
+        let (index, chance) = (self.any_disk(), pick(&mut self.prng, &[5, 30, 200]));
+        let (lost_write, misdirected_write) =
+            pick(&mut self.prng, &[(chance, 0), (0, chance), (chance, chance)]);
+        let area = Some(vec![data_area(life, index)]);
+        let misdirected_read = pick(&mut self.prng, &[0, chance]);
+        self.step(format!(
+            "drive {index} loses {lost_write}, misdirects {misdirected_write} and {misdirected_read} of 1000"
+        ));
+        self.disk(index).set_dials(Dials {
+            lost_write,
+            misdirected_write,
+            misdirected_read,
+            area,
+            ..Dials::default()
+        });
+        self.wounded = true;
+        true
+    }
+
+    /// Reads of one member fail now and then. False if the run cannot bear that.
+    fn fail_reads(&mut self, life: &Life) -> bool {
+        if !self.touched.is_empty() || !self.plan.is_mirrored() {
+            return false;
+        }
+        let index = self.any_disk();
+        let (read_error, sticky) = (pick(&mut self.prng, &[5, 50, 300]), pick(&mut self.prng, &[0, 300]));
+        self.step(format!("drive {index} fails {read_error} of 1000 reads, {sticky} of 1000 for good"));
+        let area = Some(vec![data_area(life, index)]);
+        self.disk(index).set_dials(Dials { read_error, sticky, area, ..Dials::default() });
+        true
+    }
+
+    /// Some sectors of a member cannot be written any more.
+    fn break_writes(&mut self, life: &Life) {
+        let Some(index) = self.expendable() else { return };
+        let mine = mirrored_copies(life, |_| true).into_iter().filter(|c| usize::from(c.member.0) == index);
+        let mine: Vec<Copy> = mine.collect();
+        if mine.is_empty() {
+            return;
+        }
+        self.touch(index);
+        for _ in 0..1 + self.prng.below(4) {
+            let copy = pick(&mut self.prng, &mine);
+            let span = self.part_of(life, copy);
+            self.step(format!("drive {index} cannot write {span:?}"));
+            self.disk(index).break_writes(span);
+        }
+    }
+
+    fn stutter(&mut self) {
+        let Some(index) = self.expendable() else { return };
+        self.touch(index);
+        let stutter = pick(&mut self.prng, &[2, 10, 50]);
+        self.step(format!("drive {index} stutters at {stutter} of 1000 operations"));
+        self.disk(index).set_dials(Dials { stutter, ..Dials::default() });
     }
 
     fn unplug_soon(&mut self, on: &Rc<Cell<bool>>) {
@@ -133,10 +223,27 @@ impl Machine {
         });
     }
 
+    fn hang_soon(&mut self, on: &Rc<Cell<bool>>) {
+        let Some(index) = self.expendable() else { return };
+        self.touch(index);
+        let (delay, disk, on) = (self.moment(), self.disk(index), on.clone());
+        let lasts = pick(&mut self.prng, &[200, 2000, 5000, 30_000, 200_000].map(Duration::from_millis));
+        self.step(format!("order: drive {index} hangs in {delay:?} for {lasts:?}"));
+        self.world.after(delay, move |world| {
+            if on.get() {
+                disk.hang();
+                world.after(lasts, move |_| disk.release());
+            }
+        });
+    }
+
     fn fail_once(&mut self, on: &Rc<Cell<bool>>) {
         let Some(index) = self.expendable() else { return };
         self.touch(index);
+        // Without copies or marks nothing can tell after a restart what a failed flush made doubtful.
+        let unmarked = self.plan.volumes.iter().any(|v| v.copies == 1 && !v.checksums);
         let action = pick(&mut self.prng, &[Action::Write, Action::Write, Action::Flush]);
+        let action = if unmarked { Action::Write } else { action };
         let (delay, disk, on) = (self.moment(), self.disk(index), on.clone());
         self.step(format!("order: the next {action:?} of drive {index} fails after {delay:?}"));
         self.world.after(delay, move |_| {
@@ -185,6 +292,9 @@ impl Machine {
 
     /// Between two lives: drives come back, or one is absent.
     pub fn between_lives(&mut self) {
+        if self.plan.has(Fault::Old) {
+            self.turn_back_time();
+        }
         for index in 0..self.disks.len() {
             if !self.disk(index).is_plugged() && self.prng.chance(700) {
                 self.step(format!("drive {index} is back"));
@@ -199,9 +309,9 @@ impl Machine {
             self.step(format!("drive {index} is absent"));
             self.disk(index).unplug();
         }
-        let away = self.plugged() < self.disks.len();
-        let single = self.plan.volumes.iter().zip(&self.field.may_fail).filter(|(v, _)| v.copies == 1);
-        single.for_each(|(_, may_fail)| may_fail.set(away));
+        // A fault that was ordered and did not happen yet may still meet what has one copy only.
+        let away = self.plugged() < self.disks.len() || !self.touched.is_empty();
+        self.expect_failures(away);
     }
 
     /// Takes drives away until there is no majority; gives them.
@@ -217,6 +327,13 @@ impl Machine {
         }
         taken
     }
+}
+
+/// Where a member has the data of slots.
+fn data_area(life: &Life, index: usize) -> Span {
+    let member = life.pool.shared().member(MemberId(u16::try_from(index).expect("5 at most")));
+    let start = member.layout.data(ExtentIndex(0), ByteLen(0)).0;
+    Span::at(start, u64::from(member.layout.extents) * life.pool.shared().extent.0)
 }
 
 /// Copies of slots that have another copy in sync, in volumes that satisfy a condition (by their checksums).

@@ -4,20 +4,31 @@ use super::life::{LIMIT, Life, Machine};
 use super::plan::Fault;
 use super::report::{Failure, Oracle, Verdict};
 use super::workload::verify;
-use crate::base::units::MemberId;
+use crate::base::units::{ByteLen, MemberId};
 use crate::pool::Pool;
+use crate::pool::member::Member;
 use crate::pool::report::PoolFacts;
-use crate::pool::scrub::ScrubFacts;
-use crate::pool::state::FreeExtents;
+use crate::pool::shared::Shared;
+use crate::pool::state::{FreeExtents, MemberState};
+use crate::pool::verdict::Findings;
 use crate::reactor::sync::lock;
-use crate::sim::{Image, Stop};
+use crate::sim::{DiskShape, Image, Stop};
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// What a volume must give: all of it, or what can be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Readable {
     Whole,
     InPart,
+}
+
+/// Whether copies were damaged since the last scrub.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rotten {
+    Nothing,
+    Some,
 }
 
 impl Machine {
@@ -29,7 +40,7 @@ impl Machine {
             return Ok(None);
         }
         if scrub {
-            life = self.check_scrub(life, ScrubFacts::default())?;
+            life = self.check_scrub(life, Rotten::Nothing)?;
         }
         Ok(Some(life))
     }
@@ -58,11 +69,75 @@ impl Machine {
         Ok(Some(unreadable))
     }
 
+    /// Every drive that is there gets in sync by itself in bounded time; it may be struck again then.
+    pub fn settle(&mut self, life: &Life) -> Verdict {
+        let plugged: Vec<usize> = (0..self.disks.len()).filter(|i| self.disk(*i).is_plugged()).collect();
+        // What a drive lacks may be on one that is away.
+        if self.plan.has(Fault::Beyond) && plugged.len() < self.disks.len() {
+            return Ok(());
+        }
+        let shared = life.pool.shared();
+        // What only such a drive has stays refused until the next opening.
+        let failed = |m: &Member| m.disk.as_ref().is_some_and(|d| d.has_failed_flush());
+        let alone = !self.plan.is_mirrored() || self.plan.has(Fault::Beyond);
+        if alone && shared.all_members().iter().any(|m| failed(m)) {
+            return Ok(());
+        }
+        let id = |i: &usize| MemberId(u16::try_from(*i).expect("5 at most"));
+        let in_sync = || plugged.iter().all(|i| shared.member(id(i)).is_in_sync());
+        match self.world.run(&life.process.cores, LIMIT, in_sync) {
+            Ok(()) => {}
+            Err(stop) => {
+                let facts = life.pool.facts();
+                let out = facts.members.iter().filter(|m| !m.in_sync);
+                let out: Vec<String> =
+                    out.map(|m| format!("{:?} {:?}: {}", m.id, m.state, m.reason)).collect();
+                let what = format!("not in sync again: {}; {stop}", out.join(", "));
+                return Err(Failure::new(Oracle::Liveness, what));
+            }
+        }
+        self.touched.retain(|i| !plugged.contains(i));
+        self.step("in sync");
+        self.await_rebuild(life)
+    }
+
+    /// What lay on drives that stay away gets its copies elsewhere, if there is room; more may be lost then.
+    fn await_rebuild(&mut self, life: &Life) -> Verdict {
+        let shared = life.pool.shared();
+        if self.plan.rebuild_after > PATIENCE || self.touched.is_empty() {
+            return Ok(());
+        }
+        let looks = std::cell::Cell::new(0u32);
+        let done = || {
+            looks.set(looks.get() + 1);
+            looks.get().is_multiple_of(64) && (shared.no_room.load(Ordering::Relaxed) || is_rebuilt(shared))
+        };
+        if let Err(stop) = self.world.run(&life.process.cores, LIMIT, done) {
+            let left: Vec<String> = life
+                .pool
+                .facts()
+                .members
+                .iter()
+                .map(|m| format!("{:?} {:?} {:?}", m.id, m.state, m.used))
+                .collect();
+            let what = format!("copies were not made anew: {}; {stop}", left.join(", "));
+            return Err(Failure::new(Oracle::Liveness, what));
+        }
+        if is_rebuilt(shared) {
+            self.step("rebuilt");
+            self.field.counts.borrow_mut().rebuilt += 1;
+            self.rebuilt = self.touched.clone();
+        }
+        Ok(())
+    }
+
     /// Members that nothing happened to are in sync.
     pub fn check_membership(&self, pool: &Pool) -> Verdict {
         for member in pool.facts().members {
             let index = usize::from(member.id.0);
-            if !member.in_sync && !self.touched.contains(&index) {
+            // After openings that were cut off one by one, a member may be brought up to date that lacks nothing.
+            let needless = member.state == MemberState::Resyncing && self.plan.has(Fault::CrashInRecovery);
+            if !member.in_sync && !self.touched.contains(&index) && !needless {
                 let what = format!("drive {index} is {:?}: {}", member.state, member.reason);
                 return Err(Failure::new(Oracle::Membership, what));
             }
@@ -70,18 +145,27 @@ impl Machine {
         Ok(())
     }
 
-    /// Reads all copies and compares them.
-    pub fn check_scrub(&mut self, life: Life, expected: ScrubFacts) -> Verdict<Life> {
+    /// Scrubs: every copy is right, or, where something rotted, was made so.
+    pub fn check_scrub(&mut self, life: Life, rotten: Rotten) -> Verdict<Life> {
         let Life { process, pool, handles } = life;
         let core = process.core(0).clone();
         let (pool, found) = self.on(&process, async move {
             let found = pool.scrub(&core).await;
             (pool, found)
         })?;
-        let bad = ScrubFacts { blocks: 0, ..found };
+        let found = match found {
+            Ok(found) => found,
+            // A pool without a majority serves what it has and commits nothing.
+            Err(_) if !self.touched.is_empty() => return Ok(Life { process, pool, handles }),
+            Err(error) => return Err(Failure::new(Oracle::Answers, format!("a scrub failed: {error}"))),
+        };
         let excused = self.field.may_fail.iter().any(std::cell::Cell::get);
-        let bad = if excused { ScrubFacts { unreadable: 0, ..bad } } else { bad };
-        if bad != expected {
+        let forgiven = match rotten {
+            Rotten::Some => Findings { mismatched: 0, repaired: 0, ..found },
+            Rotten::Nothing => found,
+        };
+        let forgiven = if excused { Findings { unreadable: 0, lost: 0, ..forgiven } } else { forgiven };
+        if !forgiven.is_clean() {
             return Err(Failure::new(Oracle::CopiesEqual, format!("a scrub found {found:?}")));
         }
         Ok(Life { process, pool, handles })
@@ -92,11 +176,17 @@ impl Machine {
     /// what was read before must be on the drives.
     pub fn remove_in_turn(&mut self, life: Life) -> Verdict {
         let facts = life.pool.facts();
+        // A witness that was lost has no vote before the next opening.
+        if self.witness_lost {
+            self.world.power_cut();
+            self.end(life)?;
+            self.forget_unflushed();
+            return Ok(());
+        }
         self.world.power_cut();
         self.end(life)?;
-        (0..self.plan.volumes.len()).for_each(|v| self.field.model.borrow_mut().crash(v));
-        let images: Vec<Image> = (0..self.disks.len()).map(|i| self.disk(i).snapshot()).collect();
-        let witness = self.witness().snapshot();
+        self.forget_unflushed();
+        let scene = self.scene();
         let touched = self.touched.clone();
         for index in 0..self.disks.len() {
             if !self.disk(index).is_plugged() {
@@ -105,17 +195,37 @@ impl Machine {
             self.touched.insert(index);
             self.step(format!("drive {index} is removed"));
             self.disk(index).unplug();
-            let result = self.look_without(index, &facts);
+            let lone = self.return_alone(index);
+            let result = self.look_without(index, &facts, !lone.is_empty());
+            lone.into_iter().for_each(|lone| self.disk(lone).unplug());
             self.disk(index).plug();
             result?;
-            images.iter().enumerate().for_each(|(i, image)| self.disk(i).restore(image));
-            self.witness().restore(&witness);
+            self.set_scene(&scene);
             self.touched.clone_from(&touched);
         }
         Ok(())
     }
 
-    fn look_without(&mut self, index: usize, before: &PoolFacts) -> Verdict {
+    /// The content of all drives and the witness. Nothing runs.
+    pub fn scene(&self) -> Scene {
+        let members = (0..self.disks.len()).map(|i| self.disk(i).snapshot()).collect();
+        Scene { members, witness: self.witness().map(|w| w.snapshot()) }
+    }
+
+    /// Puts the content back. Nothing runs.
+    pub fn set_scene(&self, scene: &Scene) {
+        scene.members.iter().enumerate().for_each(|(i, image)| self.disk(i).restore(image));
+        match (self.witness(), &scene.witness) {
+            (Some(witness), Some(image)) => witness.restore(image),
+            (Some(_), None) => self.world.remove_disk(self.witness_path()),
+            (None, Some(image)) => {
+                self.world.add_disk(self.witness_path(), DiskShape::file(ByteLen(0))).restore(image);
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn look_without(&mut self, index: usize, before: &PoolFacts, returned: bool) -> Verdict {
         self.field.counts.borrow_mut().members_removed += 1;
         if 2 * (self.plugged() + 1) <= self.disks.len() + 1 {
             return self.open_in_vain();
@@ -128,8 +238,11 @@ impl Machine {
         let id = MemberId(u16::try_from(index).expect("5 at most"));
         let said = before.members.iter().find(|m| m.id == id).map_or(0, |m| m.lost_without.0);
         let gone = |facts: &PoolFacts| facts.volumes.iter().map(|v| v.unavailable.0).sum::<u64>();
-        let lost = gone(&life.pool.facts()) - gone(before);
-        if lost != said {
+        // Who returned may have brought something back.
+        let lost = gone(&life.pool.facts()).saturating_sub(gone(before));
+        // A resync that ended with the power may count or not.
+        let moving = before.members.iter().any(|m| m.state == MemberState::Resyncing);
+        if (lost > said || lost < said && !returned) && !moving {
             let what = format!("without drive {index} {lost} bytes are lost, said were {said}");
             return Err(Failure::new(Oracle::Honesty, what));
         }
@@ -143,12 +256,30 @@ impl Machine {
     }
 }
 
+/// The content of all drives at a moment.
+#[derive(Clone)]
+pub struct Scene {
+    members: Vec<Image>,
+    witness: Option<Image>,
+}
+
+/// A drive that may be away for longer than this is not waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whether no slot that can be read lacks a copy because of a drive that is gone.
+fn is_rebuilt(shared: &Shared) -> bool {
+    let live = lock(&shared.live);
+    let gone = |m: MemberId| live.state.members[&m].state != MemberState::Active;
+    let slots = live.state.volumes.values().flat_map(|v| v.slots.values());
+    let mut lacking = slots.filter(|s| s.copies.iter().any(|c| gone(c.member)));
+    lacking.all(|s| shared.authorities(&s.copies).is_empty())
+}
+
 /// Whether every slot of a volume has a copy that can be read.
 fn readable(pool: &Pool, facts: &PoolFacts, volume: usize) -> Readable {
     let name = format!("v{volume}");
     let Some(record) = facts.state.volumes.values().find(|v| v.name == name) else { return Readable::InPart };
-    let usable = |m: MemberId, copies| pool.shared().member(m).usable(copies).is_some();
-    let whole = record.slots.values().all(|s| s.copies.iter().any(|c| usable(c.member, s.copies.len())));
+    let whole = record.slots.values().all(|s| !pool.shared().authorities(&s.copies).is_empty());
     match whole {
         // A single copy on a drive that vanished while it served is there only by name.
         true if record.copies > 1 => Readable::Whole,
@@ -170,8 +301,10 @@ pub fn check_extents(pool: &Pool) -> Verdict {
     let derived = FreeExtents::of(&live.state)
         .map_err(|_| Failure::new(Oracle::Extents, "the map contradicts itself"))?;
     for (id, record) in &live.state.members {
-        let (free, used) = (live.free.free(*id), live.free.in_use(*id));
-        if used != derived.in_use(*id) || free + used != record.extents {
+        let reserved = live.reserved.iter().filter(|c| c.member == *id).count();
+        let reserved = u32::try_from(reserved).expect("few are moved at a time");
+        let (free, used) = (live.free.free(*id), live.free.in_use(*id) - reserved);
+        if used != derived.in_use(*id) || free + used + reserved != record.extents {
             let what = format!(
                 "{id:?}: {free} free and {used} used of {}, the map has {}",
                 record.extents,

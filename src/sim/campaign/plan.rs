@@ -5,6 +5,7 @@ use crate::base::prng::Prng;
 use crate::base::units::ByteLen;
 use crate::pool::planted::Planted;
 use crate::sim::DiskShape;
+use std::time::Duration;
 
 /// A kind of fault that a run may have.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -27,10 +28,26 @@ pub enum Fault {
     Slow,
     /// The pool is opened without a majority, which must be refused.
     Minority,
+    /// A member does not answer for a while.
+    Hang,
+    /// Reads of one member fail now and then; some sectors stay unreadable until they are written.
+    Transient,
+    /// Sectors of one member that cannot be written.
+    BadSector,
+    /// One member acknowledges writes that it stored nowhere or elsewhere, and reads from elsewhere.
+    LostWrite,
+    /// A member takes up to seconds now and then.
+    Stutter,
+    /// A member comes back as it was some lives ago.
+    Old,
+    /// Twins, drives of nobody under a member's path, exchanged paths, truncated drives, a lost or old witness.
+    Stranger,
+    /// More is lost at a time than the copies bear: errors are right then, other data never is.
+    Beyond,
 }
 
 /// All of them.
-pub const FAULTS: [Fault; 9] = [
+pub const FAULTS: [Fault; 17] = [
     Fault::PowerCut,
     Fault::Kill,
     Fault::CrashInRecovery,
@@ -40,6 +57,14 @@ pub const FAULTS: [Fault; 9] = [
     Fault::Rot,
     Fault::Slow,
     Fault::Minority,
+    Fault::Hang,
+    Fault::Transient,
+    Fault::BadSector,
+    Fault::LostWrite,
+    Fault::Stutter,
+    Fault::Old,
+    Fault::Stranger,
+    Fault::Beyond,
 ];
 
 impl Fault {
@@ -55,6 +80,14 @@ impl Fault {
             Fault::Rot => "rot",
             Fault::Slow => "slow",
             Fault::Minority => "minority",
+            Fault::Hang => "hang",
+            Fault::Transient => "transient",
+            Fault::BadSector => "bad-sector",
+            Fault::LostWrite => "lost-write",
+            Fault::Stutter => "stutter",
+            Fault::Old => "old",
+            Fault::Stranger => "stranger",
+            Fault::Beyond => "beyond",
         }
     }
 }
@@ -68,6 +101,9 @@ pub struct Options {
     pub requests_max: u64,
     /// Loads, at most.
     pub rounds_max: u64,
+    /// Drives and volumes, at most.
+    pub drives_max: usize,
+    pub volumes_max: usize,
     /// A bug that the pool is given; takes effect in test builds only.
     pub planted: Planted,
     /// Says each step as it comes, on standard error.
@@ -76,9 +112,21 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { without: Vec::new(), requests_max: 60, rounds_max: 4, planted: Planted::None, trace: false }
+        Options {
+            without: Vec::new(),
+            requests_max: 60,
+            rounds_max: 4,
+            drives_max: DRIVES_MAX,
+            volumes_max: VOLUMES_MAX,
+            planted: Planted::None,
+            trace: false,
+        }
     }
 }
+
+/// Drives and volumes of the largest runs.
+const DRIVES_MAX: usize = 5;
+const VOLUMES_MAX: usize = 3;
 
 /// A volume to be made.
 #[derive(Clone, Debug)]
@@ -102,31 +150,55 @@ pub struct Plan {
     pub requests: u64,
     pub rounds: u64,
     pub faults: Vec<Fault>,
+    /// How long a drive may be away before it is given up.
+    pub rebuild_after: Duration,
 }
 
 impl Plan {
     pub fn has(&self, fault: Fault) -> bool {
         self.faults.contains(&fault)
     }
+
+    /// Whether every block has a copy on another member.
+    pub fn is_mirrored(&self) -> bool {
+        self.volumes.iter().all(|v| v.copies > 1)
+    }
+
+    /// Members that may lack something at a time without harm to any mirrored volume.
+    pub fn spare(&self) -> usize {
+        let mirrored = self.volumes.iter().filter(|v| v.copies > 1);
+        mirrored.map(|v| usize::from(v.copies) - 1).min().unwrap_or(1)
+    }
 }
 
 /// The plan of a seed.
 pub fn plan(seed: u64, options: &Options) -> Plan {
     let mut root = Prng::from_seed(seed ^ 0xca3b_a160_0000_0001);
-    let [mut shapes, mut volumes, mut dials, mut size] = [(); 4].map(|()| root.fork());
-    let drives: Vec<DiskShape> = (0..drive_count(&mut shapes)).map(|_| drive(&mut shapes)).collect();
+    let [mut shapes, mut volumes, mut dials, mut size, mut rebuild] = [(); 5].map(|()| root.fork());
+    let mut drives: Vec<DiskShape> = (0..drive_count(&mut shapes)).map(|_| drive(&mut shapes)).collect();
     let extent = pick(&mut shapes, &[None, None, None, Some(2 << 20), Some(4 << 20)]);
     let count = 1 + volumes.below(3);
+    let mut specs: Vec<VolumeSpec> = (0..count).map(|_| volume(&mut volumes, drives.len())).collect();
+    drives.truncate(options.drives_max);
+    specs.truncate(options.volumes_max);
+    let most = u8::try_from(drives.len()).expect("5 at most");
+    specs.iter_mut().for_each(|v| v.copies = v.copies.min(most));
     // Drawn for every fault, so that one left out does not move the others.
-    let drawn: Vec<Fault> = FAULTS.into_iter().filter(|_| dials.below(3) > 0).collect();
+    let mut is_drawn = |fault: &Fault| match fault {
+        // It excuses errors: most runs are better without.
+        Fault::Beyond => dials.below(6) == 0,
+        _ => dials.below(3) > 0,
+    };
+    let drawn: Vec<Fault> = FAULTS.into_iter().filter(|fault| is_drawn(fault)).collect();
     Plan {
         extent: extent.map(ByteLen),
         cores: pick(&mut shapes, &[1, 2, 2]),
         cache: ByteLen(pick(&mut shapes, &[0, 0, 1 << 20, 8 << 20])),
-        volumes: (0..count).map(|_| volume(&mut volumes, drives.len())).collect(),
+        volumes: specs,
         clients: 1 + size.below(6),
         requests: (10 + size.below(60)).min(options.requests_max),
         rounds: (1 + size.below(4)).min(options.rounds_max),
+        rebuild_after: pick(&mut rebuild, &[0, 5, 200, 3000, 600_000].map(Duration::from_millis)),
         faults: drawn.into_iter().filter(|f| !options.without.contains(f)).collect(),
         drives,
     }

@@ -85,6 +85,8 @@ pub struct Counts {
     pub members_lost: u64,
     pub sectors_judged: u64,
     pub members_removed: u64,
+    /// Times that all copies of drives that stayed away were made anew.
+    pub rebuilt: u64,
 }
 
 impl std::ops::AddAssign for Counts {
@@ -96,6 +98,7 @@ impl std::ops::AddAssign for Counts {
         self.members_lost += other.members_lost;
         self.sectors_judged += other.sectors_judged;
         self.members_removed += other.members_removed;
+        self.rebuilt += other.rebuilt;
     }
 }
 
@@ -103,13 +106,14 @@ impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} requests ({} failed), {} crashes ({} during recovery), {} members lost, {} removed in turn, {} sectors judged",
+            "{} requests ({} failed), {} crashes ({} during recovery), {} members lost, {} removed in turn, {} rebuilt, {} sectors judged",
             self.requests,
             self.failed_requests,
             self.crashes,
             self.crashes_in_recovery,
             self.members_lost,
             self.members_removed,
+            self.rebuilt,
             self.sectors_judged
         )
     }

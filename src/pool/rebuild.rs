@@ -1,0 +1,198 @@
+//! Rebuild: every slot that lost a copy with a member that is gone gets a new one in free space (R33).
+//!
+//! A member that is out of sync and gone for long enough, or is said to be dead, is given up: that is committed, so
+//! that a restart goes on where it was. Then its copies are moved, most endangered slots first, several at a time, as
+//! far as there is a copy to read from and room for another. A member that comes back ends it; what was moved stays.
+
+use super::Pool;
+use super::home::HomeRequest;
+use super::moving::{Job, Stuck, move_copy};
+use super::shared::Shared;
+use super::state::{MemberState, State};
+use super::{error::PoolError, member::Member};
+use crate::base::units::MemberId;
+use crate::reactor::Core;
+use crate::reactor::sync::{lock, oneshot};
+use futures_util::future::join_all;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// A member that is gone is given up after this time unless something else is asked for.
+pub const DELAY_DEFAULT: Duration = Duration::from_secs(600);
+
+/// Copies moved at the same time while no client is there: enough to keep every drive busy while others are flushed and
+/// moves are committed. Drives that turn lose more by seeking than they gain by that.
+const AT_ONCE: usize = 24;
+const AT_ONCE_ROTATIONAL: usize = 4;
+
+/// How long is waited before what could not be moved is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
+
+impl Pool {
+    /// A member will not come back: its copies are made anew now.
+    ///
+    /// # Errors
+    /// If the member is in use, or the change cannot be committed.
+    pub async fn declare_dead(&self, member: MemberId) -> Result<(), PoolError> {
+        give_up(&self.shared, member, true).await
+    }
+}
+
+async fn give_up(pool: &Shared, member: MemberId, dead: bool) -> Result<(), PoolError> {
+    let (answer, asked) = oneshot();
+    let request = HomeRequest::GiveUp { member, dead, answer };
+    pool.home.send(request).map_err(|_| PoolError::Closing)?;
+    asked.await.unwrap_or(Err(PoolError::Closing))
+}
+
+/// Gives up members that stay away and makes their copies anew, until the pool closes.
+pub async fn run(core: Core, pool: Arc<Shared>) {
+    while !pool.is_closing() {
+        let wanted = pool.rebuild_wanted.ticket();
+        for member in due(&pool, core.wall_ns()) {
+            // What cannot be committed now is tried again.
+            let _ = give_up(&pool, member, false).await;
+        }
+        let left = work(&core, &pool).await;
+        if pool.is_closing() {
+            return;
+        }
+        let pause = match (left, next_due(&pool, core.wall_ns())) {
+            (true, _) => TRY_AGAIN,
+            (false, Some(pause)) => pause,
+            (false, None) => Duration::from_secs(3600),
+        };
+        futures_util::future::select(wanted, core.sleep(pause)).await;
+    }
+}
+
+/// Members out of sync that hold copies and were away for long enough.
+fn due(pool: &Shared, wall_ns: u64) -> Vec<MemberId> {
+    waiting(pool).into_iter().filter(|(_, at)| *at <= wall_ns).map(|(id, _)| id).collect()
+}
+
+fn next_due(pool: &Shared, wall_ns: u64) -> Option<Duration> {
+    let pauses = waiting(pool).into_iter().map(|(_, at)| at.saturating_sub(wall_ns));
+    // A clock that goes back makes it later, never a busy loop.
+    pauses.min().map(|ns| Duration::from_nanos(ns.max(1_000_000_000)))
+}
+
+/// Members that may be given up, and when, wall clock.
+fn waiting(pool: &Shared) -> Vec<(MemberId, u64)> {
+    let delay = u64::try_from(pool.rebuild_after.as_nanos()).unwrap_or(u64::MAX);
+    let live = lock(&pool.live);
+    let gone = live.state.members.iter().filter(|(id, record)| {
+        matches!(record.state, MemberState::Missing | MemberState::Faulted) && holds_copies(&live.state, **id)
+    });
+    gone.map(|(id, record)| (*id, record.absence.since_wall_ns.saturating_add(delay))).collect()
+}
+
+fn holds_copies(state: &State, member: MemberId) -> bool {
+    state.extents_in_use().any(|(copy, _, _)| copy.member == member)
+}
+
+/// Moves what can be moved. True if something is left that could not.
+async fn work(core: &Core, pool: &Arc<Shared>) -> bool {
+    let jobs = jobs(pool);
+    if jobs.is_empty() {
+        return declare_empty(pool).await;
+    }
+    tracing::info!(slots = jobs.len(), "rebuilding what lost a copy");
+    let unit = pool.background.take(1).await;
+    pool.rebuild_progress.begin(jobs.len() as u64 * pool.extent.0, core.now()); // widening
+    pool.pace.enter();
+    let queue = Rc::new(RefCell::new(VecDeque::from(jobs)));
+    let turns = |m: &Arc<Member>| m.disk.as_ref().is_some_and(|d| d.facts().rotational);
+    let at_once = if pool.members_in_sync().iter().any(turns) { AT_ONCE_ROTATIONAL } else { AT_ONCE };
+    let workers = (0..at_once).map(|number| worker(core, pool, queue.clone(), number));
+    let stuck: Vec<Option<Stuck>> = join_all(workers).await;
+    pool.pace.leave();
+    pool.rebuild_progress.end();
+    drop(unit);
+    let no_room = stuck.contains(&Some(Stuck::NoRoom));
+    pool.no_room.store(no_room, Ordering::Release);
+    let left = declare_empty(pool).await;
+    left || stuck.iter().any(Option::is_some)
+}
+
+/// Takes jobs until there are none; with clients, one worker is enough to do what they bear.
+async fn worker(
+    core: &Core,
+    pool: &Arc<Shared>,
+    queue: Rc<RefCell<VecDeque<Job>>>,
+    number: usize,
+) -> Option<Stuck> {
+    let mut stuck = None;
+    loop {
+        if pool.is_closing() || number > 0 && pool.pace.has_clients(core.now()) {
+            return stuck;
+        }
+        let job = queue.borrow_mut().pop_front();
+        let Some(job) = job.filter(|job| is_wanted(pool, job)) else {
+            if queue.borrow().is_empty() {
+                return stuck;
+            }
+            continue;
+        };
+        match move_copy(core, pool, job).await {
+            Ok(to) => tracing::debug!(?job, ?to, "a copy was made anew"),
+            Err(Stuck::Gone) => {}
+            Err(why) => stuck = Some(why),
+        }
+    }
+}
+
+/// Whether the member of a job is still given up.
+fn is_wanted(pool: &Shared, job: &Job) -> bool {
+    let live = lock(&pool.live);
+    live.state.members.get(&job.from.member).is_some_and(|m| m.state == MemberState::Rebuilding)
+}
+
+/// The copies on members that were given up, of slots that can be read; slots with the fewest copies first.
+fn jobs(pool: &Shared) -> Vec<Job> {
+    let live = lock(&pool.live);
+    let mut found = Vec::new();
+    for (id, volume) in &live.state.volumes {
+        for (slot, record) in &volume.slots {
+            let given_up = |m: MemberId| live.state.members[&m].state == MemberState::Rebuilding;
+            let Some(from) = record.copies.iter().find(|c| given_up(c.member)) else { continue };
+            let sources = pool.authorities(&record.copies).len();
+            if sources > 0 {
+                found.push((sources, Job { volume: *id, slot: *slot, from: *from }));
+            }
+        }
+    }
+    found.sort_by_key(|(sources, job)| (*sources, job.volume, job.slot));
+    found.into_iter().map(|(_, job)| job).collect()
+}
+
+/// Commits of members that were given up that nothing lies on them any more. True if something still does on one.
+async fn declare_empty(pool: &Shared) -> bool {
+    let (empty, left) = {
+        let live = lock(&pool.live);
+        let given_up = live.state.members.iter().filter(|(_, m)| m.state == MemberState::Rebuilding);
+        let given_up: Vec<MemberId> = given_up.map(|(id, _)| *id).collect();
+        let (holding, empty): (Vec<MemberId>, Vec<MemberId>) =
+            given_up.into_iter().partition(|id| holds_copies(&live.state, *id));
+        (empty, !holding.is_empty())
+    };
+    for member in empty {
+        let (answer, asked) = oneshot();
+        if pool.home.send(HomeRequest::Emptied { member, answer }).is_ok() {
+            // If it cannot be committed it is found again at the next look.
+            let _ = asked.await;
+        }
+    }
+    left
+}
+
+/// Why a member that was given up still holds copies, in words.
+pub fn hindrance(pool: &Shared, member: &Member) -> Option<String> {
+    let given_up = lock(&pool.live).state.members[&member.id].state == MemberState::Rebuilding;
+    let no_room = given_up && pool.no_room.load(Ordering::Acquire);
+    no_room.then(|| "too little space is free for new copies of all that lies on it".to_owned())
+}

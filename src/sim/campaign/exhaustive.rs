@@ -1,0 +1,398 @@
+//! What can be tried in full: a crash at every change of a drive within a script of administrative work and again at
+//! every change of its recovery; a failure of every single operation; every order of losing and returning drives.
+//!
+//! Each of them runs on a small pool with a few clients; the oracles are those of the campaign.
+
+use super::life::{Attempt, Life, Machine};
+use super::oracles::{Rotten, Scene, check_extents};
+use super::plan::{Fault, Options, Plan, VolumeSpec};
+use super::report::{Failure, Oracle, Verdict};
+use super::run::Loaded;
+use crate::base::units::ByteLen;
+use crate::pool::{Pool, PoolError, VolumePlan};
+use crate::reactor::Core;
+use crate::sim::{Crash, DiskShape, Stop};
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Administrative work that is cut off at every step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Script {
+    /// A volume is made, grown, renamed and destroyed.
+    Volumes,
+    /// A drive that was away is brought up to date; then everything is scrubbed.
+    Resync,
+    /// What a drive that is gone had is made anew; then everything is scrubbed.
+    Rebuild,
+}
+
+pub const SCRIPTS: [Script; 3] = [Script::Volumes, Script::Resync, Script::Rebuild];
+
+/// How much of an exhaustive mode is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extent {
+    /// Of the second crashes, a few for each first one.
+    Quick,
+    Full,
+}
+
+/// The volume that scripts make.
+const OTHER: [&str; 2] = ["other", "renamed"];
+
+const OTHER_SIZES: [ByteLen; 2] = [ByteLen(2 << 20), ByteLen(3 << 20)];
+
+fn machine(seed: u64, drives: usize, copies: u8, rebuild_after: Duration) -> Machine {
+    let volume = VolumeSpec { size: ByteLen(4 << 20), copies, unit: None, checksums: true };
+    let plan = Plan {
+        drives: vec![DiskShape::flash(ByteLen(72_000_000)); drives],
+        extent: None,
+        cores: 1,
+        cache: ByteLen(1 << 20),
+        volumes: vec![volume.clone(), VolumeSpec { checksums: false, ..volume }],
+        clients: 2,
+        requests: 6,
+        rounds: 1,
+        faults: Vec::new(),
+        rebuild_after,
+    };
+    Machine::new(seed, plan, &Options::default())
+}
+
+/// How far a script came: the steps that ended.
+type Progress = Rc<Cell<usize>>;
+
+impl Machine {
+    /// Runs all clients once.
+    fn work(&mut self, life: &Life) -> Verdict {
+        match self.load(life)? {
+            Loaded::Done => Ok(()),
+            Loaded::Crashed => Err(Failure::new(Oracle::Liveness, "crashed without an order")),
+        }
+    }
+
+    /// A pool with data, in which the script can begin. No life is left.
+    fn set_stage(&mut self, script: Script) -> Verdict {
+        self.create_pool()?;
+        let life = self.first_life()?;
+        self.work(&life)?;
+        if script != Script::Volumes {
+            self.touch(0);
+            self.disk(0).unplug();
+            self.work(&life)?;
+        }
+        if script == Script::Resync {
+            self.disk(0).plug();
+        }
+        self.close(life)?;
+        (0..self.plan.volumes.len()).for_each(|v| self.field.model.borrow_mut().closed(v));
+        Ok(())
+    }
+
+    /// Plays the script in a new life, to its end or to a crash.
+    fn play_script(&mut self, script: Script, progress: &Progress) -> Verdict<Loaded> {
+        let life = match self.attempt()? {
+            Attempt::Opened(life) => *life,
+            Attempt::Crashed => return Ok(Loaded::Crashed),
+            Attempt::Refused(error) => return Err(Failure::new(Oracle::Quorum, format!("refused: {error}"))),
+        };
+        let Life { process, pool, handles } = life;
+        drop(handles);
+        let (core, progress) = (process.core(0).clone(), progress.clone());
+        let played = self.on(&process, async move { perform(&core, pool, script, &progress).await });
+        self.world.crash_no_more();
+        self.bury(process)?;
+        match played {
+            Ok(Ok(())) => Ok(Loaded::Done),
+            Ok(Err(error)) => Err(Failure::new(Oracle::Answers, format!("{script:?}: {error}"))),
+            Err(Stop::Crashed) => Ok(Loaded::Crashed),
+            Err(stop) => Err(stop.into()),
+        }
+    }
+
+    /// Opens after the crash, waits until everything is in sync, checks all of it, and closes.
+    fn recover_from(&mut self, script: Script, done: usize) -> Verdict {
+        self.forget_unflushed();
+        let life = self.open()?;
+        check_extents(&life.pool)?;
+        check_other(&life.pool, script, done)?;
+        if script != Script::Rebuild {
+            self.settle(&life)?;
+        }
+        if self.verify_all(&life)?.is_some_and(|unreadable| unreadable > 0) {
+            return Err(Failure::new(Oracle::Answers, "some bytes cannot be read"));
+        }
+        let life = self.check_scrub(life, Rotten::Nothing)?;
+        self.close(life)?;
+        Ok(())
+    }
+
+    /// Opens with a crash at a change; true if it came.
+    fn recover_in_part(&mut self, nth: u64, crash: Crash) -> Verdict<bool> {
+        self.world.crash_at_change(nth, crash);
+        let attempt = self.attempt()?;
+        let life = match attempt {
+            Attempt::Crashed => return Ok(true),
+            Attempt::Refused(error) => return Err(Failure::new(Oracle::Quorum, format!("refused: {error}"))),
+            Attempt::Opened(life) => *life,
+        };
+        // The background work that the opening began goes on for a while.
+        let passed = self.world.pass(&life.process.cores, Duration::from_millis(1500));
+        self.world.crash_no_more();
+        self.end(life)?;
+        match passed {
+            Ok(()) => Ok(false),
+            Err(Stop::Crashed) => Ok(true),
+            Err(stop) => Err(stop.into()),
+        }
+    }
+}
+
+async fn perform(core: &Core, pool: Pool, script: Script, progress: &Progress) -> Result<(), PoolError> {
+    let step = || progress.set(progress.get() + 1);
+    match script {
+        Script::Volumes => {
+            let plan = VolumePlan {
+                name: OTHER[0].to_owned(),
+                size: OTHER_SIZES[0],
+                copies: Some(2),
+                unit: None,
+                checksums: true,
+            };
+            pool.create_volume(core, &plan).await?;
+            step();
+            pool.grow_volume(OTHER[0], OTHER_SIZES[1]).await?;
+            step();
+            pool.rename_volume(OTHER[0], OTHER[1]).await?;
+            step();
+            pool.destroy_volume(OTHER[1]).await?;
+            step();
+        }
+        Script::Resync => {
+            while pool.facts().members.iter().any(|m| !m.in_sync) {
+                core.sleep(Duration::from_millis(100)).await;
+            }
+            pool.scrub(core).await?;
+        }
+        Script::Rebuild => {
+            while pool.facts().volumes.iter().any(|v| v.below_promise.0 > 0) {
+                core.sleep(Duration::from_millis(100)).await;
+            }
+            pool.scrub(core).await?;
+        }
+    }
+    pool.close(core).await
+}
+
+/// The other volume is as it was before the step that was cut off, or as after it.
+fn check_other(pool: &Pool, script: Script, done: usize) -> Verdict {
+    if script != Script::Volumes {
+        return Ok(());
+    }
+    let volumes = pool.facts().volumes;
+    let is = |step: usize| {
+        let wanted = match step {
+            1 => Some((OTHER[0], OTHER_SIZES[0])),
+            2 => Some((OTHER[0], OTHER_SIZES[1])),
+            3 => Some((OTHER[1], OTHER_SIZES[1])),
+            _ => None,
+        };
+        let found = volumes.iter().find(|v| OTHER.contains(&v.name.as_str()));
+        found.map(|v| (v.name.as_str(), v.size)) == wanted
+    };
+    match is(done) || is(done + 1) {
+        true => Ok(()),
+        false => {
+            Err(Failure::new(Oracle::Durability, format!("{done} steps had ended, and there is {volumes:?}")))
+        }
+    }
+}
+
+/// Crashes at every change of the script, and again at changes of the recovery. Gives the number of crashes.
+pub fn crash_everywhere(script: Script, seed: u64, extent: Extent) -> Verdict<u64> {
+    let rebuild_after = if script == Script::Rebuild { Duration::ZERO } else { Duration::from_secs(600) };
+    let mut machine = machine(seed, 3, 2, rebuild_after);
+    machine.set_stage(script)?;
+    let (scene, model) = (machine.scene(), machine.field.model.borrow().clone());
+    let mut crashes = 0;
+    for crash in [Crash::PowerCut, Crash::Kill] {
+        for nth in 1.. {
+            machine.set_scene(&scene);
+            *machine.field.model.borrow_mut() = model.clone();
+            let progress = Progress::default();
+            machine.world.crash_at_change(nth, crash);
+            let played = machine.play_script(script, &progress);
+            let named = |failure: Failure| {
+                Failure::new(
+                    failure.oracle,
+                    format!("{script:?}, seed {seed}, {crash:?} at change {nth}: {}", failure.what),
+                )
+            };
+            let ended = played.map_err(named)?;
+            crashes += u64::from(ended == Loaded::Crashed);
+            let after = machine.scene();
+            machine.recover_from(script, progress.get()).map_err(named)?;
+            if ended == Loaded::Done {
+                break;
+            }
+            crashes +=
+                crash_again(&mut machine, script, (&after, progress.get(), nth), extent).map_err(named)?;
+        }
+    }
+    Ok(crashes)
+}
+
+/// From the situation after a crash: another one at changes of the recovery.
+fn crash_again(
+    machine: &mut Machine,
+    script: Script,
+    (after, done, first): (&Scene, usize, u64),
+    extent: Extent,
+) -> Verdict<u64> {
+    let model = machine.field.model.borrow().clone();
+    let mut crashes = 0;
+    let stride = if extent == Extent::Full { 1 } else { 11 };
+    for nth in (1 + first % stride..).step_by(usize::try_from(stride).expect("small")) {
+        let crash = if nth % 2 == 0 { Crash::Kill } else { Crash::PowerCut };
+        machine.set_scene(after);
+        *machine.field.model.borrow_mut() = model.clone();
+        let again = |failure: Failure| {
+            Failure::new(
+                failure.oracle,
+                format!("again, {crash:?} at change {nth} of the recovery: {}", failure.what),
+            )
+        };
+        if !machine.recover_in_part(nth, crash).map_err(again)? {
+            break;
+        }
+        crashes += 1;
+        machine.recover_from(script, done).map_err(again)?;
+    }
+    Ok(crashes)
+}
+
+/// Fails every single read, write and flush of an opening with some load and a close: no request may notice.
+pub fn fail_everywhere(seed: u64) -> Verdict<u64> {
+    let mut machine = machine(seed, 3, 2, Duration::from_secs(600));
+    machine.set_stage(Script::Volumes)?;
+    let (scene, model) = (machine.scene(), machine.field.model.borrow().clone());
+    for nth in 1.. {
+        machine.set_scene(&scene);
+        *machine.field.model.borrow_mut() = model.clone();
+        let named = |failure: Failure| {
+            Failure::new(failure.oracle, format!("seed {seed}, operation {nth} fails: {}", failure.what))
+        };
+        // Any member may be the one that is struck.
+        machine.touched = (0..3).collect();
+        machine.world.fail_nth(nth);
+        let life = machine.open().map_err(named)?;
+        machine.work(&life).map_err(named)?;
+        let failed = !machine.world.fail_no_more();
+        machine.settle(&life).map_err(named)?;
+        machine.verify_all(&life).map_err(named)?;
+        let life = machine.check_scrub(life, Rotten::Some).map_err(named)?;
+        let life = machine.check_scrub(life, Rotten::Nothing).map_err(named)?;
+        machine.close(life).map_err(named)?;
+        if !failed {
+            return Ok(nth - 1);
+        }
+    }
+    unreachable!("a workload ends")
+}
+
+/// Every order of losing all drives one after the other and of their return, with work, and a crash or a close, between.
+/// Gives the number of orders.
+pub fn orders_of_loss(drives: usize, seed: u64) -> Verdict<u64> {
+    let orders = permutations(drives);
+    let mut played = 0;
+    for losses in &orders {
+        for returns in &orders {
+            for crash in [false, true] {
+                play_order(drives, seed + played, (losses, returns), crash).map_err(|failure| {
+                    let what = format!(
+                        "{drives} drives, seed {}, lost {losses:?}, back {returns:?}, crash {crash}: {}",
+                        seed + played,
+                        failure.what
+                    );
+                    Failure::new(failure.oracle, what)
+                })?;
+                played += 1;
+            }
+        }
+    }
+    Ok(played)
+}
+
+fn play_order(drives: usize, seed: u64, (losses, returns): (&[usize], &[usize]), crash: bool) -> Verdict {
+    let mut machine = machine(seed, drives, 2, Duration::from_secs(600));
+    machine.plan.faults = vec![Fault::Beyond];
+    machine.create_pool()?;
+    let mut life = Some(machine.first_life()?);
+    for (lost, index) in losses.iter().map(|i| (true, *i)).chain(returns.iter().map(|i| (false, *i))) {
+        if lost {
+            machine.touch(index);
+            machine.disk(index).unplug();
+            if let Some(life) = &life {
+                machine.work(life)?;
+            }
+        }
+        life = machine.next_life(life, crash, (!lost).then_some(index))?;
+    }
+    let life = machine.next_life(life, crash, None)?;
+    let life =
+        life.ok_or_else(|| Failure::new(Oracle::Quorum, "all drives are there, and it does not open"))?;
+    machine.settle(&life)?;
+    machine.expect_failures(false);
+    if machine.verify_all(&life)?.is_some_and(|unreadable| unreadable > 0) {
+        return Err(Failure::new(Oracle::Durability, "all drives are there, and some bytes cannot be read"));
+    }
+    let life = machine.check_scrub(life, Rotten::Nothing)?;
+    machine.close(life)?;
+    Ok(())
+}
+
+impl Machine {
+    /// Ends a life, brings a drive back, and tries to begin another life and to work in it.
+    fn next_life(&mut self, life: Option<Life>, crash: bool, back: Option<usize>) -> Verdict<Option<Life>> {
+        match life {
+            Some(life) if crash => {
+                self.world.power_cut();
+                self.end(life)?;
+                self.forget_unflushed();
+            }
+            Some(life) => {
+                let clean = self.close(life)?;
+                let mut model = self.field.model.borrow_mut();
+                (0..self.plan.volumes.len())
+                    .for_each(|v| if clean { model.closed(v) } else { model.crash(v) });
+            }
+            None => {}
+        }
+        if let Some(index) = back {
+            self.disk(index).plug();
+        }
+        self.expect_failures(true);
+        match self.attempt()? {
+            Attempt::Refused(PoolError::NoMajority { .. } | PoolError::NoMembers) => Ok(None),
+            Attempt::Refused(error) => Err(Failure::new(Oracle::Quorum, format!("refused: {error}"))),
+            Attempt::Crashed => Err(Failure::new(Oracle::Liveness, "crashed without an order")),
+            Attempt::Opened(life) => {
+                self.verify_all(&life)?;
+                self.work(&life)?;
+                Ok(Some(*life))
+            }
+        }
+    }
+}
+
+fn permutations(count: usize) -> Vec<Vec<usize>> {
+    let mut all = vec![Vec::new()];
+    for _ in 0..count {
+        let longer = |order: &Vec<usize>| {
+            let free = (0..count).filter(|i| !order.contains(i)).collect::<Vec<_>>();
+            free.into_iter().map(|i| [&order[..], &[i]].concat()).collect::<Vec<_>>()
+        };
+        all = all.iter().flat_map(longer).collect();
+    }
+    all
+}

@@ -1,0 +1,8 @@
+//! What the pool does when its metadata is torn, rotten, old, doubled, foreign or made up: on simulated drives.
+
+mod damage;
+mod hostile;
+mod identity;
+#[path = "../shared/payload.rs"]
+mod payload;
+mod rig;

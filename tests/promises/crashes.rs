@@ -1,0 +1,154 @@
+//! Power cuts in the middle of writes, and one answer afterwards.
+
+use crate::rig::{BLOCK, Live, MIB, Rig, expect, get, put};
+use drystone::pool::dirty_log::Plane;
+use std::time::Duration;
+
+const SECTORS: u64 = 64;
+
+/// Sectors written and flushed as 1, being written again as 2 when the power fails.
+fn torn(seed: u64, at: u64, len: u64) -> Rig {
+    let (rig, live) = Rig::new(seed, 2, 2);
+    let core = live.head.core(0).clone();
+    let volume = live.volume[0].clone();
+    rig.run(&live, async |volume| {
+        put(&volume, 0, SECTORS * 512, 1).await;
+        volume.flush().await.expect("flushed");
+    });
+    let world = rig.world.clone();
+    core.spawn(async move {
+        // Nobody waits for the answer.
+        let _ = crate::rig::write(&volume, at, len, 2, false).await;
+    });
+    rig.world.after(Duration::from_micros(20 + seed * 37 % 400), move |_| world.power_cut());
+    let crashed = rig.world.run(&live.head.cores, Duration::from_secs(1), || false);
+    assert!(crashed.is_err());
+    rig.bury(live);
+    rig
+}
+
+/// The values of the sectors; each must be whole.
+fn sectors(rig: &Rig, live: &Live) -> Vec<u8> {
+    rig.run(live, async |volume| {
+        let bytes = get(&volume, 0, SECTORS * 512).await;
+        let value = |sector: &[u8]| {
+            assert!(sector.iter().all(|b| *b == sector[0]), "a sector is mixed");
+            sector[0]
+        };
+        bytes.chunks(512).map(value).collect()
+    })
+}
+
+#[test]
+fn r06_after_a_power_cut_every_sector_of_every_copy_is_old_or_new() {
+    for seed in 0..12 {
+        let rig = torn(600 + seed, 0, SECTORS * 512);
+        rig.without_each(|live| {
+            assert!(sectors(&rig, &live).iter().all(|s| *s == 1 || *s == 2));
+            rig.bury(live);
+        });
+    }
+}
+
+#[test]
+fn r07_a_torn_sector_spares_its_flushed_neighbours() {
+    for seed in 0..12 {
+        let rig = torn(700 + seed, 3 * 512, 512);
+        rig.without_each(|live| {
+            let found = sectors(&rig, &live);
+            let others = found.iter().enumerate().filter(|(n, _)| *n != 3);
+            assert!(others.map(|(_, s)| *s).all(|s| s == 1), "{found:?}");
+            assert!(found[3] == 1 || found[3] == 2);
+            rig.bury(live);
+        });
+    }
+}
+
+#[test]
+fn r10_an_unanswered_write_is_old_or_new_and_touches_nothing_else() {
+    let mut seen = [0, 0];
+    for seed in 0..12 {
+        let rig = torn(1000 + seed, 8 * 512, 16 * 512);
+        let live = rig.open();
+        for (number, value) in sectors(&rig, &live).into_iter().enumerate() {
+            assert!(value == 1 || value == 2 && (8..24).contains(&number), "sector {number} is {value}");
+            seen[usize::from(value) - 1] += u32::from((8..24).contains(&number));
+        }
+        rig.close(live);
+    }
+    assert!(seen[0] > 0 && seen[1] > 0, "some are old and some are new: {seen:?}");
+}
+
+#[test]
+fn r11_what_was_read_after_a_crash_is_the_answer_for_good() {
+    for seed in 0..12 {
+        let rig = torn(1100 + seed, 0, SECTORS * 512);
+        let live = rig.open();
+        let first = sectors(&rig, &live);
+        rig.cut(live);
+        rig.without_each(|live| {
+            assert_eq!(sectors(&rig, &live), first);
+            rig.bury(live);
+        });
+    }
+}
+
+#[test]
+fn r12_a_write_of_a_dead_process_does_not_come_late() {
+    for seed in 0..6 {
+        let (rig, live) = Rig::new(1200 + seed, 2, 2);
+        for number in 0..40 {
+            let volume = live.volume[0].clone();
+            live.head.core(0).spawn(async move {
+                let _ = crate::rig::write(&volume, number * BLOCK, BLOCK, 1, false).await;
+            });
+        }
+        let mut turns = 0;
+        rig.wait(&live, || {
+            turns += 1;
+            turns > 20 + seed * 40
+        });
+        rig.bury(live);
+        let live = rig.open();
+        rig.run(&live, async |volume| {
+            put(&volume, 0, 40 * BLOCK, 2).await;
+            for _ in 0..20 {
+                volume.core().sleep(Duration::from_millis(50)).await;
+                expect(&volume, 0, 40 * BLOCK, 2).await;
+            }
+        });
+        rig.close(live);
+    }
+}
+
+#[test]
+fn r29_a_region_is_marked_on_every_copy_before_it_is_written() {
+    let (rig, live) = Rig::new(29, 2, 2);
+    rig.run(&live, async |volume| put(&volume, 5 * MIB, BLOCK, 1).await);
+    let members = live.pool.shared().all_members();
+    let marked: Vec<usize> = members.iter().map(|m| m.dirty.marked(Plane::Dirty).len()).collect();
+    assert_eq!(marked, [1, 1]);
+    rig.cut(live);
+    // The marks were durable: the next life finds them and takes them away once the copies are equal.
+    let live = rig.open();
+    let members = live.pool.shared().all_members();
+    assert!(members.iter().all(|m| m.dirty.marked(Plane::Dirty).is_empty()), "settled");
+    rig.close(live);
+}
+
+#[test]
+fn r48_a_pool_is_clean_from_its_close_to_its_next_opening() {
+    let (rig, live) = Rig::new(48, 2, 2);
+    assert!(!live.pool.facts().state.clean, "it is open");
+    rig.run(&live, async |volume| put(&volume, 0, MIB, 1).await);
+    rig.close(live);
+    let volatile: u64 = (0..2).map(|i| rig.disk(i).volatile_sectors()).sum();
+    assert_eq!(volatile, 0, "everything was flushed before the mark");
+    rig.world.power_cut();
+    let live = rig.open();
+    rig.run(&live, async |volume| expect(&volume, 0, MIB, 1).await);
+    rig.cut(live);
+    let live = rig.open();
+    assert!(!live.pool.facts().state.clean);
+    rig.close(live);
+}

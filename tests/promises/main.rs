@@ -1,0 +1,10 @@
+//! What the pool promises, one test for each promise, named by its number in docs/consistency.md: production code on
+//! simulated drives.
+
+mod copies;
+mod crashes;
+mod faults;
+mod flushes;
+#[path = "../shared/payload.rs"]
+mod payload;
+mod rig;
