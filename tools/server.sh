@@ -68,6 +68,24 @@ stop_server() { # SIGTERM; it must drain and end with status 0 within 60 s
     [ $status = 0 ] || { echo "the server ended with status $status:"; tail -n 20 "$dir/server.log"; return 1; }
 }
 
+# After bits were flipped on a member and everything was read: what was met is counted and healed, a scrub heals the
+# rest, and a second one finds nothing.
+scrub() { # JQ-CONDITION
+    drystone --json pool scrub --wait >"$dir/scrub.json" || { cat "$dir/scrub.json"; return 1; }
+    jq -e ".pools[0].last_scrub | $1 and .unrepaired_blocks == 0 and .different_blocks == 0 and .lost_blocks == 0" \
+        "$dir/scrub.json" >/dev/null || { jq '.pools[0].last_scrub' "$dir/scrub.json"; return 1; }
+}
+check_healed() {
+    local counts
+    counts=$(drystone --json status | jq -c '[.pools[0].drives[] | {checksum_errors, healed_blocks}]')
+    echo "after reading: $counts"
+    jq -e '(map(.checksum_errors) | add) > 0 and (map(.healed_blocks) | add) >= (map(.checksum_errors) | add)' \
+        <<<"$counts" >/dev/null
+    scrub true
+    echo "a scrub repaired $(jq '.pools[0].last_scrub.repaired_blocks' "$dir/scrub.json") more"
+    scrub '.repaired_blocks == 0'
+}
+
 # Whatever is still there goes, the newest first: after an orderly end nothing is left to do.
 # shellcheck disable=SC2317 # called by the trap
 tear_down() {

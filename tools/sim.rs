@@ -4,13 +4,20 @@
 //! cargo run --release --example sim -- --seeds 1..10000 --minutes 30 --jobs 2
 //! cargo run --example sim -- --seed 4711 --trace
 //! cargo run --example sim -- --seed 4711 --without slow,rot --requests 12 --rounds 1 --trace
+//! cargo run --release --features planted-bugs --example sim -- --planted all --seeds 0..1000
 //! ```
 //!
 //! A failing seed is run again with fewer faults, rounds and requests as long as the same rule is broken; the
-//! command that replays the smallest run found is printed. Exit codes: 0 all well, 1 a seed failed, 2 usage.
+//! command that replays the smallest run found is printed. With `--planted` the program has a bug, and the first seed
+//! that finds it is printed. Exit codes: 0 all well, 1 a seed failed or a bug was not found, 2 usage.
+
+#[path = "sim/planted.rs"]
+mod planted;
 
 use clap::Parser;
-use drystone::sim::campaign::{Counts, FAULTS, Fault, Options, Report, run};
+use drystone::pool::planted::Planted;
+use drystone::sim::campaign::exhaustive::{self, Extent, SCRIPTS};
+use drystone::sim::campaign::{Counts, FAULTS, Failure, Fault, Options, Report, run};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -37,9 +44,21 @@ struct Args {
     /// Loads of one seed, at most
     #[arg(long, default_value_t = Options::default().rounds_max)]
     rounds: u64,
+    /// Drives of one seed, at most
+    #[arg(long, default_value_t = Options::default().drives_max)]
+    drives: usize,
+    /// Volumes of one seed, at most
+    #[arg(long, default_value_t = Options::default().volumes_max)]
+    volumes: usize,
+    /// What can be tried in full, instead of seeds
+    #[arg(long)]
+    exhaustive: bool,
     /// Faults to leave out, by name, separated by commas
     #[arg(long, value_delimiter = ',', value_parser = parse_fault)]
     without: Vec<Fault>,
+    /// Plant a bug, by name, or each of `all` in turn
+    #[arg(long, value_parser = planted::parse)]
+    planted: Option<planted::Choice>,
     /// Say each step
     #[arg(long)]
     trace: bool,
@@ -68,14 +87,46 @@ fn main() -> ExitCode {
         without: args.without.clone(),
         requests_max: args.requests,
         rounds_max: args.rounds,
+        drives_max: args.drives.max(1),
+        volumes_max: args.volumes.max(1),
         trace: args.trace,
-        ..Options::default()
+        planted: args.planted.map_or(Planted::None, planted::Choice::bug),
     };
-    let failed = match args.seed {
-        Some(seed) => one(seed, &args, &options),
-        None => many(&args, &options),
+    let failed = match (args.seed, args.planted) {
+        _ if args.exhaustive => everything(args.seed.unwrap_or(1)),
+        (Some(seed), _) => one(seed, &args, &options),
+        (None, Some(choice)) => planted::search(choice, args.seeds, &options),
+        (None, None) => many(&args, &options),
     };
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs every exhaustive mode; gives how many of them failed.
+fn everything(seed: u64) -> u64 {
+    let mut failed = 0;
+    let mut tell = |what: &str, begun: Instant, result: Result<u64, Failure>| match result {
+        Ok(tried) => println!("{what}: {tried} cases in {:.0?}", begun.elapsed()),
+        Err(failure) => {
+            failed += 1;
+            println!("{what} FAILED {failure}");
+        }
+    };
+    for script in SCRIPTS {
+        tell(
+            &format!("a crash at every change, and again: {script:?}"),
+            Instant::now(),
+            exhaustive::crash_everywhere(script, seed, Extent::Full),
+        );
+    }
+    tell("a failure of every operation", Instant::now(), exhaustive::fail_everywhere(seed));
+    for drives in 2..=4 {
+        tell(
+            &format!("every order of loss and return of {drives} drives"),
+            Instant::now(),
+            exhaustive::orders_of_loss(drives, seed),
+        );
+    }
+    failed
 }
 
 fn one(seed: u64, args: &Args, options: &Options) -> u64 {
@@ -128,10 +179,12 @@ fn tell(report: &Report, args: &Args, options: &Options) {
         let words: Vec<&str> = small.without.iter().map(|f| f.word()).collect();
         command += &format!(" --without {}", words.join(","));
     }
-    println!("  {command} --requests {} --rounds {}", small.requests_max, small.rounds_max);
+    let (requests, rounds) = (small.requests_max, small.rounds_max);
+    let (drives, volumes) = (small.drives_max, small.volumes_max);
+    println!("  {command} --requests {requests} --rounds {rounds} --drives {drives} --volumes {volumes}");
 }
 
-/// Leaves out what the failure does not need: faults first, then rounds, then requests.
+/// Leaves out what the failure does not need: faults first, then rounds, drives, volumes, requests.
 fn shrink(report: &Report, options: &Options) -> Options {
     let oracle = report.failure.as_ref().map(|f| f.oracle);
     let fails = |o: &Options| run(report.seed, o).failure.map(|f| f.oracle) == oracle;
@@ -149,6 +202,18 @@ fn shrink(report: &Report, options: &Options) -> Options {
             break;
         }
         best = fewer;
+    }
+    for fewer in (1..best.drives_max).map(|drives_max| Options { drives_max, ..best.clone() }) {
+        if fails(&fewer) {
+            best = fewer;
+            break;
+        }
+    }
+    for fewer in (1..best.volumes_max).map(|volumes_max| Options { volumes_max, ..best.clone() }) {
+        if fails(&fewer) {
+            best = fewer;
+            break;
+        }
     }
     for share in [8, 4, 2] {
         let fewer = Options { requests_max: (best.requests_max / share).max(1), ..best.clone() };
