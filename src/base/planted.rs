@@ -145,6 +145,8 @@ bugs! {
     LoneReturnServed,
     /// An old image of a member is believed.
     OldImageBelieved,
+    /// A member whose end was cut off while nobody looked is believed to have everything.
+    HollowBelieved,
     /// Of two drives with one identity the first is used.
     TwinsAccepted,
 }

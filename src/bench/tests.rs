@@ -56,7 +56,7 @@ async fn is_untouched(core: &Core, volume: &Arc<Volume>) -> bool {
 }
 
 fn plan() -> Plan {
-    Plan { run: Duration::from_millis(20), connections: 2, region: ByteLen(SIZE) }
+    Plan { run: Duration::from_millis(200), connections: 2, region: ByteLen(SIZE) }
 }
 
 fn measured(figures: &Figures) -> usize {
@@ -129,7 +129,7 @@ fn drives_are_measured_and_leave_nothing_behind() {
     let outcome = core.run_until({
         let (core, disks) = (core.clone(), disks.clone());
         async move {
-            let plan = DiskPlan { run: Duration::from_millis(20), scratch: ByteLen(4 << 20) };
+            let plan = DiskPlan { run: Duration::from_millis(100), scratch: ByteLen(4 << 20) };
             measure_disks(&core, &disks, plan).await
         }
     });

@@ -156,10 +156,10 @@ impl Disk {
             if self.durability.flushed.load(Ordering::Acquire) >= need {
                 return Ok(());
             }
-            if self.flush_rounds.join(core, || self.flush_now(core, patience)).await {
+            // Whoever leads the round may have more patience, or less.
+            if self.flush_rounds.join(core, Some(until), || self.flush_now(core, patience)).await {
                 return Ok(());
             }
-            // The round may have been led by somebody with less patience.
             if !self.has_failed_flush() && (patience == Patience::Peers || core.now() >= until) {
                 return Err(Errno::ETIMEDOUT);
             }

@@ -4,8 +4,10 @@
 //! the asker wants covered.
 
 use crate::base::planted::{Planted, is_planted};
+use crate::io::time::Instant;
 use crate::reactor::Core;
 use crate::reactor::sync::{WaitList, lock};
+use futures_util::future::select;
 use std::future::Future;
 use std::sync::Mutex;
 
@@ -44,8 +46,14 @@ impl Drop for Lead<'_> {
 }
 
 impl Rounds {
-    /// Waits for a round that starts after this call, doing its work if nobody else does. True if it succeeded.
-    pub async fn join<F: Future<Output = bool>>(&self, core: &Core, work: impl Fn() -> F) -> bool {
+    /// Waits for a round that starts after this call, doing its work if nobody else does. True if it succeeded; false
+    /// too if another one's round did not end until then.
+    pub async fn join<F: Future<Output = bool>>(
+        &self,
+        core: &Core,
+        until: Option<Instant>,
+        work: impl Fn() -> F,
+    ) -> bool {
         let wanted = {
             let state = lock(&self.state);
             let older = state.running && is_planted(core, Planted::JoinOlderFlush);
@@ -66,7 +74,13 @@ impl Rounds {
                 lead
             };
             if !lead {
-                ticket.await;
+                match until {
+                    None => ticket.await,
+                    Some(until) if core.now() >= until => return false,
+                    Some(until) => {
+                        select(ticket, core.sleep(until.since(core.now()))).await;
+                    }
+                }
                 continue;
             }
             let mut lead = Lead { rounds: self, ok: false };
@@ -75,5 +89,40 @@ impl Rounds {
             drop(lead);
             return ok;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::World;
+    use std::rc::Rc;
+    use std::time::Duration;
+
+    /// Nobody waits longer than he would for a round of his own because somebody else has more patience.
+    #[test]
+    fn who_joins_a_round_that_takes_too_long_leaves_it() {
+        let world = World::new(1);
+        let head = world.boot(1);
+        let core = head.core(0).clone();
+        let work = async move {
+            let rounds = Rc::new(Rounds::default());
+            let long = || async {
+                core.sleep(Duration::from_secs(60)).await;
+                true
+            };
+            let leader = rounds.join(&core, None, long);
+            let follower = async {
+                core.sleep(Duration::from_secs(1)).await;
+                let until = core.now() + Duration::from_secs(3);
+                let good = rounds.join(&core, Some(until), || async { true }).await;
+                (good, core.now().since(until))
+            };
+            futures_util::future::join(leader, follower).await
+        };
+        let limit = Duration::from_secs(100);
+        let (led, (joined, beyond)) = world.run_on(&head.cores, head.core(0), limit, work).expect("ends");
+        assert!(led && !joined);
+        assert!(beyond < Duration::from_secs(1), "{beyond:?} too late");
     }
 }

@@ -39,7 +39,7 @@ impl PoolVolume {
     /// Makes every write that was answered before this call durable on every copy in sync.
     pub async fn flush(&self, core: &Core) -> Result<(), Status> {
         let _entered = self.enter()?;
-        let ok = self.flush_rounds.join(core, || flush_round(self, core)).await;
+        let ok = self.flush_rounds.join(core, None, || flush_round(self, core)).await;
         if ok { Ok(()) } else { Err(Status::Io) }
     }
 }

@@ -4,6 +4,7 @@
 //! Decisions are made on a copy of the state; the copy becomes the state when its commit is done.
 
 use super::alloc::{self, Room};
+use super::ends::{HOLLOW, mend};
 use super::error::PoolError;
 use super::flush::clean;
 use super::lifecycle::{self, Event};
@@ -416,7 +417,7 @@ impl Home {
 
     /// Takes a member in that is there again: its log is brought up to date, then it is resynced.
     async fn take_back(&mut self, back: Back) -> Result<(), PoolError> {
-        let Back { member, log } = back;
+        let Back { member, log, hollow } = back;
         if let Some(newest) = self.newest_log().await
             && is_forked(&newest, &log)
         {
@@ -431,9 +432,18 @@ impl Home {
             return Err(PoolError::Invalid(SAID_DEAD.to_owned()));
         }
         let now = self.votes.position;
-        let absence = returned(&record, log.held, &state, &now);
+        let absence = match hollow {
+            true => {
+                member.set_reason(HOLLOW.to_owned());
+                Absence::whole(self.core.wall_ns())
+            }
+            false => returned(&record, log.held, &state, &now),
+        };
         // First what it is, then its vote: with the newest log an old image could pass for more than it is.
         self.commit_state(member.id, Event::Back, absence).await?;
+        if let Some(disk) = &member.disk {
+            mend(&self.core, disk).await;
+        }
         let state = lock(&self.pool.live).state.clone();
         self.votes.rejoin(&self.core, &member, &log, &state).await?;
         self.commit_state(member.id, Event::Began, absence).await?;

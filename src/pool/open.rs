@@ -4,6 +4,7 @@
 
 use super::create::{WITNESS_AREA, WITNESS_LEN, disk_error, open_exclusive, witness_path};
 use super::dirty_log::DirtyLog;
+use super::ends::{HOLLOW, is_hollow, mend};
 use super::error::PoolError;
 use super::home::{Home, cleaner, remember_missed};
 use super::layout::{MemberLayout, member_layout};
@@ -73,6 +74,8 @@ struct Candidate {
     replayed: Option<Replayed>,
     /// Why it cannot be a member in sync.
     flaw: Option<String>,
+    /// Its end is gone: it counts as having nothing.
+    hollow: bool,
 }
 
 /// Opens the pool that the drives belong to.
@@ -170,7 +173,8 @@ async fn find_candidate(core: &Core, plan: &OpenPlan, path: &Path) -> Result<Opt
         let (is, was) = (disk.facts().size, superblock.size);
         format!("it is truncated: {} bytes of {}", is.0, was.0)
     });
-    let mut candidate = Candidate { disk, superblock, layout, replayed: None, flaw };
+    let hollow = flaw.is_none() && is_hollow(core, &disk).await;
+    let mut candidate = Candidate { disk, superblock, layout, replayed: None, flaw, hollow };
     let area = LogArea { start: super::layout::LOG_START, generation_len: layout.log_generation };
     if candidate.flaw.is_none() {
         match replay(core, &candidate.disk, area).await {
@@ -197,7 +201,7 @@ pub async fn find_member(core: &Core, pool: &Shared, gone: &Member, path: &Path)
     let disk = Arc::new(candidate.disk);
     let fits = candidate.layout == gone.layout && candidate.flaw.is_none();
     match member_back(core, gone, &disk, &candidate.superblock).await {
-        Some(back) if fits => Some(back),
+        Some(back) if fits => Some(Back { hollow: candidate.hollow, ..back }),
         Some(_) | None => {
             disk.close(core).await;
             None
@@ -212,7 +216,8 @@ pub async fn find_in_place(core: &Core, pool: &Shared, gone: &Member) -> Option<
     if superblock.pool != pool.uuid {
         return None;
     }
-    member_back(core, gone, disk, &superblock).await
+    let hollow = is_hollow(core, disk).await;
+    member_back(core, gone, disk, &superblock).await.map(|back| Back { hollow, ..back })
 }
 
 async fn member_back(core: &Core, gone: &Member, disk: &Arc<Disk>, superblock: &Superblock) -> Option<Back> {
@@ -223,7 +228,7 @@ async fn member_back(core: &Core, gone: &Member, disk: &Arc<Disk>, superblock: &
     let dirty = DirtyLog::load(core, disk, &gone.layout).await.ok()?;
     let disk = Some(disk.clone());
     let member = Member::new(gone.id, gone.uuid, gone.name.clone(), gone.layout, disk, dirty);
-    Some(Back { member: Arc::new(member), log })
+    Some(Back { member: Arc::new(member), log, hollow: false })
 }
 
 /// The superblock of a drive: the front one, or the back one where the front one is damaged. A format that is not known
@@ -357,11 +362,15 @@ fn judge(
     let mut changes = vec![opened];
     let mut reasons = BTreeMap::new();
     for (id, record) in &newest.state.members {
-        let candidate = candidates.iter().find(|c| c.superblock.member == record.uuid && c.flaw.is_none());
-        let flaw =
-            candidates.iter().find(|c| c.superblock.member == record.uuid).and_then(|c| c.flaw.clone());
+        let found = candidates.iter().find(|c| c.superblock.member == record.uuid);
+        let candidate = found.filter(|c| c.flaw.is_none());
+        let hollow = candidate.is_some_and(|c| c.hollow);
+        let flaw = match hollow {
+            true => Some(HOLLOW.to_owned()),
+            false => found.and_then(|c| c.flaw.clone()),
+        };
         // What it had counts, not what can be read of it: its data is as new.
-        let held = logs.iter().find(|(v, _)| *v == Voter::Member(*id)).map(|(_, log)| log.held);
+        let held = logs.iter().find(|(v, _)| *v == Voter::Member(*id) && !hollow).map(|(_, log)| log.held);
         let event = match (candidate, held) {
             (None, _) => Event::Absent,
             (Some(_), Some(held)) if is_current(held) => Event::Current,
@@ -372,7 +381,7 @@ fn judge(
         let next = after(Event::Began, next).unwrap_or(next);
         let absence = match (event, held) {
             // It cannot say what it has: it counts as having nothing.
-            (Event::Old, None) => Absence { whole: true, since_wall_ns: wall_ns, ..Absence::default() },
+            (Event::Old, None) => Absence::whole(wall_ns),
             _ => absence_after(record, held, next, newest, wall_ns),
         };
         if next != record.state || absence != record.absence {
@@ -530,6 +539,9 @@ async fn run(
     let (epoch, votes_present) = (votes.position.epoch, votes.tally().present);
     let witness = witness_of(&votes);
     let live = Live { state, free, reserved: Vec::new(), epoch, votes_present };
+    for disk in members.values().filter_map(|m| m.disk.as_ref()) {
+        mend(core, disk).await;
+    }
     let shared = Arc::new(Shared::new(live, members, plan, sender));
     hand_down(core, &shared);
     publish(&shared);

@@ -32,6 +32,8 @@ const PATIENCE_MAX: Duration = Duration::from_secs(3600);
 pub struct Back {
     pub member: Arc<Member>,
     pub log: Replayed,
+    /// Its end is gone: it counts as having nothing.
+    pub hollow: bool,
 }
 
 /// What is known of a member out of sync that is there again, from its record and the end of its own log.

@@ -8,6 +8,7 @@
 use super::dirty_log::Plane;
 use super::error::PoolError;
 use super::fragment_read::index;
+use super::home::remember_missed;
 use super::load::{owner, stored_by_copy};
 use super::member::Member;
 use super::planted::{Planted, is_planted};
@@ -55,11 +56,24 @@ pub async fn settle(core: &Core, pool: &Arc<Shared>) -> Result<(), PoolError> {
     if !dirty.is_empty() {
         tracing::info!(regions = dirty.len(), "settling regions after an unclean stop");
     }
+    note_missed(&dirty);
+    remember_missed(pool, core).await.map_err(|_| PoolError::Frozen)?;
     for batch in dirty.chunks(BATCH) {
         settle_batch(core, pool, batch).await?;
     }
     // Volumes with one copy may have no marks. What they hold that was never flushed stays from the first reading on.
     flush_members(core, pool).await
+}
+
+/// What is settled while a copy is away, that copy misses. All others remember it: the mark that made a region dirty may
+/// be on one of them only, left over from a time before it was cleaned, and that one may be the next to go.
+fn note_missed(dirty: &[Dirty]) {
+    for Dirty { region, reach, .. } in dirty.iter().filter(|dirty| dirty.reach.degraded) {
+        for Reached { copy, member } in &reach.copies {
+            let number = member.layout.region_number(copy.extent, region.key.region);
+            member.dirty.note_missed_range(number..number + 1);
+        }
+    }
 }
 
 /// Settles some regions, with two flushes for all of them.

@@ -60,6 +60,13 @@ pub struct Absence {
     pub since_wall_ns: u64,
 }
 
+impl Absence {
+    /// Of a member that counts as having nothing.
+    pub fn whole(since_wall_ns: u64) -> Absence {
+        Absence { whole: true, since_wall_ns, ..Absence::default() }
+    }
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MemberRecord {
     pub uuid: Uuid,

@@ -1,10 +1,15 @@
 //! Halves, old images, twins, foreign drives, renamed and truncated ones (R22 to R27).
 
-use crate::rig::{MIB, Rig, in_sync, restore};
-use drystone::base::units::{ByteLen, ByteOffset};
-use drystone::pool::PoolError;
+use crate::rig::{MIB, Rig, SIZE, in_sync, put, restore};
+use drystone::base::units::{ByteLen, ByteOffset, MemberId, RegionIndex, SlotIndex};
+use drystone::disk::{Disk, Patience};
+use drystone::io::driver::Access;
+use drystone::pool::dirty_log::{DirtyLog, Plane};
 use drystone::pool::state::MemberState;
+use drystone::pool::{PoolError, VolumePlan};
 use drystone::sim::DiskShape;
+use drystone::volume::Volume;
+use std::sync::Arc;
 
 /// Four drives used as two halves, each long enough that no log reaches back to where they parted.
 fn halves() -> (Rig, Rig, Rig) {
@@ -127,6 +132,134 @@ fn r24_an_image_from_before_a_resync_is_old() {
         assert_eq!(in_sync(pool), [true, false, true]);
         assert!(rig.read(head, pool, 0, 8 * MIB).unwrap().iter().all(|b| *b == 8));
     });
+}
+
+/// A file that is cut and made as long as it was, in a region that is dirty: its checksums are older than its data.
+#[test]
+fn r24_a_drive_that_was_cut_and_is_as_long_as_before_gets_everything_anew() {
+    for closed in [true, false] {
+        let rig = Rig::used(33, 3);
+        let head = rig.world.boot(1);
+        let pool = rig.open(&head).expect("opens");
+        rig.write(&head, &pool, 0, 8 * MIB, 9);
+        match closed {
+            true => rig.close(head, pool),
+            false => rig.cut(head, pool),
+        }
+        let size = rig.disk(0).size();
+        rig.disk(0).resize(ByteLen(size.0 / 4));
+        rig.disk(0).resize(size);
+        let head = rig.world.boot(1);
+        let pool = rig.open(&head).expect("opens");
+        let facts = pool.facts();
+        assert!(!facts.members[0].in_sync);
+        assert!(
+            facts.members[0].reason.contains("end was overwritten or cut off"),
+            "{}",
+            facts.members[0].reason
+        );
+        assert!(rig.read(&head, &pool, 0, 8 * MIB).unwrap().iter().all(|b| *b == 9));
+        rig.pass(&head, 300);
+        assert_eq!(in_sync(&pool), [true; 3]);
+        rig.close(head, pool);
+        // Its end is written again, and it has everything.
+        rig.part(&[0, 1], "/state").visit(|head, pool| {
+            assert_eq!(in_sync(pool), [true, true, false]);
+            assert!(rig.read(head, pool, 0, 8 * MIB).unwrap().iter().all(|b| *b == 9));
+        });
+    }
+}
+
+#[test]
+fn r24_a_drive_that_comes_back_cut_and_as_long_as_before_gets_everything_anew() {
+    let rig = Rig::used(34, 3);
+    let head = rig.world.boot(1);
+    let pool = rig.open(&head).expect("opens");
+    rig.write(&head, &pool, 0, 8 * MIB, 7);
+    rig.disk(1).unplug();
+    rig.write(&head, &pool, 0, MIB, 8);
+    let size = rig.disk(1).size();
+    rig.disk(1).resize(ByteLen(size.0 / 4));
+    rig.disk(1).resize(size);
+    rig.disk(1).plug();
+    rig.pass(&head, 300);
+    assert_eq!(in_sync(&pool), [true; 3]);
+    rig.close(head, pool);
+    rig.part(&[0, 1], "/state").visit(|head, pool| {
+        assert!(rig.read(head, pool, 0, MIB).unwrap().iter().all(|b| *b == 8));
+        assert!(rig.read(head, pool, MIB, 7 * MIB).unwrap().iter().all(|b| *b == 7));
+    });
+}
+
+/// A mark that only one drive has, left over from before a region was cleaned; that drive is the next to lose all.
+#[test]
+fn r29_what_is_settled_while_a_drive_is_away_is_remembered_by_all_others() {
+    let rig = Rig::used(36, 3);
+    rig.visit(|head, pool| {
+        let plan = VolumePlan {
+            name: "three".into(),
+            size: ByteLen(8 * MIB),
+            copies: Some(3),
+            unit: None,
+            checksums: true,
+        };
+        let (core, pool) = (head.core(0).clone(), pool.clone());
+        rig.on(head, async move {
+            pool.create_volume(&core, &plan).await.expect("created");
+            let volume = Volume::in_pool(pool.volume("three").expect("exists"));
+            let handle = Arc::new(volume).handle(&core);
+            put(&handle, 0, MIB, 9).await.expect("written");
+            handle.flush().await.expect("flushed");
+        });
+    });
+    let state = rig.replay(0).expect("a log").state;
+    let three = state.volumes.values().find(|v| v.name == "three").expect("in the log");
+    let copy = three.slots[&SlotIndex(0)]
+        .copies
+        .iter()
+        .find(|c| c.member == MemberId(0))
+        .copied()
+        .expect("three copies");
+    let head = rig.world.boot(1);
+    let (core, layout, path) = (head.core(0).clone(), rig.layout(), rig.disks[0].clone());
+    rig.on(&head, async move {
+        let disk = Disk::open(&core, &path, Access::Exclusive).await.expect("opens");
+        let dirty = DirtyLog::load(&core, &disk, &layout).await.expect("readable");
+        let region = layout.region_number(copy.extent, RegionIndex(0));
+        dirty.mark(&core, &disk, Plane::Dirty, region, Patience::Alone).await.expect("marked");
+        disk.close(&core).await;
+    });
+    rig.world.bury(head);
+    rig.disk(2).unplug();
+    rig.visit(|_, pool| assert_eq!(in_sync(pool), [true, true, false]));
+    let size = rig.disk(0).size();
+    rig.disk(0).resize(ByteLen(size.0 / 2));
+    rig.disk(0).resize(size);
+    rig.disk(2).plug();
+    rig.visit(|head, pool| {
+        rig.pass(head, 300);
+        assert_eq!(in_sync(pool), [true; 3]);
+        let (core, pool) = (head.core(0).clone(), pool.clone());
+        let found = rig.on(head, async move { pool.scrub(&core).await }).expect("scrubbed");
+        assert!(found.is_clean(), "{found:?}");
+    });
+}
+
+#[test]
+fn a_superblock_that_rots_is_written_again() {
+    for front in [true, false] {
+        let rig = Rig::used(35, 3);
+        let disk = rig.disk(0);
+        let at = if front { 0 } else { SIZE / 4096 * 4096 - 4096 };
+        let sound = disk.peek(ByteOffset(at), 4096);
+        let mut rotten = sound.clone();
+        rotten[100] ^= 1;
+        disk.poke(ByteOffset(at), &rotten);
+        rig.visit(|_, pool| {
+            assert_eq!(in_sync(pool), [true; 3], "front {front}: {}", pool.facts().members[0].reason)
+        });
+        assert_eq!(disk.peek(ByteOffset(at), 4096), sound);
+    }
 }
 
 #[test]

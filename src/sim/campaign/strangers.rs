@@ -44,6 +44,9 @@ impl Machine {
             self.disk(index).restore(&image);
             self.memories.clear();
         }
+        if self.prng.chance(100) && self.plan.is_mirrored() {
+            self.hollow_one();
+        }
         if self.prng.chance(500) {
             let index = self.any_disk();
             self.memories.insert(0, (index, self.disk(index).snapshot()));
@@ -131,6 +134,19 @@ impl Machine {
         let looked = self.look(&path);
         disk.restore(&whole);
         looked
+    }
+
+    /// A file is cut and made as long as it was: zeros where its end was, and no error that would show it.
+    fn hollow_one(&mut self) {
+        let Some(index) = self.expendable().filter(|i| self.disk(*i).is_plugged()) else { return };
+        self.touch(index);
+        let disk = self.disk(index);
+        let size = disk.size();
+        // The superblock and the log at its start are left, so that it is known.
+        let cut = size.0 / 8 * (1 + self.prng.below(7)) / 4096 * 4096;
+        self.step(format!("drive {index} was cut to {cut} bytes and is as long as before"));
+        disk.resize(ByteLen(cut));
+        disk.resize(size);
     }
 
     /// Opens the pool, reads everything, and ends that life by a kill.
