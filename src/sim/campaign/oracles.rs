@@ -97,6 +97,7 @@ impl Machine {
             }
         }
         self.touched.retain(|i| !plugged.contains(i));
+        self.rebuilt.retain(|i| self.touched.contains(i));
         self.step("in sync");
         self.await_rebuild(life)
     }
