@@ -337,7 +337,7 @@ impl Home {
         }
         // From here on every new mark says that a copy misses the write. Writes that were marked before and failed
         // on this member wait for this function, so that what they changed is remembered before they are answered.
-        member.set_out_of_sync(absence.rank, reason);
+        member.set_out_of_sync(absence, reason);
         self.pool.membership.fetch_add(1, Ordering::AcqRel);
         if !is_planted(&self.pool, Planted::MissedNotRecorded) {
             self.pool.all_members().iter().for_each(|m| m.dirty.note_missed());
@@ -435,7 +435,7 @@ impl Home {
         let absence = match hollow {
             true => {
                 member.set_reason(HOLLOW.to_owned());
-                Absence::whole(self.core.wall_ns())
+                Absence { whole: true, ..record.absence }
             }
             false => returned(&record, log.held, &state, &now),
         };
@@ -450,7 +450,7 @@ impl Home {
         if !self.votes.has(member.id) {
             return Err(PoolError::Invalid("it failed again".to_owned()));
         }
-        self.pool.begin_resync(member, absence.rank);
+        self.pool.begin_resync(member);
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use super::dirty_log::DirtyLog;
 use super::layout::MemberLayout;
 use super::log::LogArea;
 use super::redundancy::mirror::Load;
-use super::state::Rank;
+use super::state::{Absence, Rank};
 use crate::base::bitmap::Bitmap;
 use crate::base::units::{ByteLen, MemberId};
 use crate::disk::Disk;
@@ -35,6 +35,8 @@ pub struct Member {
 #[derive(Default)]
 struct Standing {
     rank: Rank,
+    /// It does not hold what its rank says: it is an old image, or cannot tell.
+    whole: bool,
     /// Its regions that lack something, while a resync goes on: it has all others.
     behind: Option<Bitmap>,
     reason: String,
@@ -67,9 +69,9 @@ impl Member {
     }
 
     /// Follows the commit that says it is out of sync; `reason` says why, in words.
-    pub fn set_out_of_sync(&self, rank: Rank, reason: &str) {
+    pub fn set_out_of_sync(&self, Absence { rank, whole, .. }: Absence, reason: &str) {
         let mut standing = lock(&self.standing);
-        *standing = Standing { rank, behind: None, reason: reason.to_owned() };
+        *standing = Standing { rank, whole, behind: None, reason: reason.to_owned() };
         self.in_sync.store(false, Ordering::Release);
     }
 
@@ -111,6 +113,11 @@ impl Member {
 
     pub fn rank(&self) -> Rank {
         lock(&self.standing).rank
+    }
+
+    /// Whether it is to get everything: it holds less than its rank says.
+    pub fn lacks_all(&self) -> bool {
+        lock(&self.standing).whole
     }
 
     /// As the read balance sees it; of a member that is there.

@@ -379,11 +379,14 @@ fn judge(
         let Some(next) = after(event, record.state) else { continue };
         // One that is there is resynced at once.
         let next = after(Event::Began, next).unwrap_or(next);
-        let absence = match (event, held) {
-            // It cannot say what it has: it counts as having nothing.
-            (Event::Old, None) => Absence::whole(wall_ns),
-            _ => absence_after(record, held, next, newest, wall_ns),
-        };
+        let mut absence = absence_after(record, held, next, newest, wall_ns);
+        // It cannot say what it has: it counts as having nothing.
+        absence.whole |= (event, held) == (Event::Old, None);
+        if elected.forced && absence.whole {
+            // Whoever wants to go on with what there is takes it for what it is.
+            let left = held.filter(|_| !record.absence.whole).map_or(0, |held| held.sequence);
+            absence.rank = Rank { left, kept: 0 };
+        }
         if next != record.state || absence != record.absence {
             changes.push(Change::MemberState { member: *id, state: next, absence });
         }
@@ -485,7 +488,7 @@ async fn build_members(
         let member = Member::new(*id, record.uuid, record.name.clone(), layout, disk, dirty);
         match record.state == MemberState::Active && member.disk.is_some() {
             true => member.set_in_sync(),
-            false => member.set_out_of_sync(record.absence.rank, reasons.get(id).map_or("", String::as_str)),
+            false => member.set_out_of_sync(record.absence, reasons.get(id).map_or("", String::as_str)),
         }
         members.insert(*id, Arc::new(member));
     }
@@ -588,8 +591,7 @@ async fn settle_crash(core: &Core, shared: &Arc<Shared>, clean: bool) -> Result<
     // One that failed while the pool was opened is looked after by `returning`.
     let resyncing = |m: &Member| lock(&shared.live).state.members[&m.id].state == MemberState::Resyncing;
     for member in members.into_iter().filter(|m| resyncing(m)) {
-        let rank = member.rank();
-        shared.begin_resync(member, rank);
+        shared.begin_resync(member);
     }
     Ok(())
 }

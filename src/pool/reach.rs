@@ -98,7 +98,7 @@ impl Shared {
                 continue;
             }
             let number = member.layout.region_number(copy.extent, region);
-            if !in_sync && member.rank() == top
+            if !in_sync && leads(&placement.copies, &member, top)
                 || (member.has(number..number + 1) || is_planted(self, Planted::ReadStaleCopy))
                     && !(in_sync && is_planted(self, Planted::ResyncWithoutWriteThrough))
             {
@@ -106,7 +106,7 @@ impl Shared {
             }
         }
         reach.degraded = reach.copies.len() < placement.copies.len();
-        reach.writable = in_sync || reach.copies.iter().any(|r| r.member.rank() == top);
+        reach.writable = in_sync || reach.copies.iter().any(|r| leads(&placement.copies, &r.member, top));
     }
 
     fn top_rank(&self, copies: &Copies) -> Rank {
@@ -123,7 +123,7 @@ impl Shared {
     /// The members that are there and without which nothing was written to a slot.
     pub fn authorities(&self, copies: &Copies) -> SmallVec<[MemberId; 3]> {
         let top = self.top_rank(copies);
-        let holds = |m: &Member| m.disk.is_some() && m.rank() == top;
+        let holds = |m: &Member| m.disk.is_some() && leads(copies, m, top);
         copies.iter().map(|c| c.member).filter(|m| holds(&self.member(*m))).collect()
     }
 
@@ -139,8 +139,14 @@ impl Shared {
             let member = self.member(copy.member);
             let first = member.layout.region_number(copy.extent, RegionIndex(0));
             let regions = first..first + u64::from(self.regions_per_slot());
-            member.disk.is_some() && (member.rank() == top || member.has(regions))
+            member.disk.is_some() && (leads(copies, &member, top) || member.has(regions))
         };
         copies.iter().filter(holds).map(|c| c.member).collect()
     }
+}
+
+/// Whether a member has all that was written to these copies: it left last, and holds what it had then. What only an old
+/// image has is used where there never was another copy (known gap 2 of docs/consistency.md).
+fn leads(copies: &Copies, member: &Member, top: Rank) -> bool {
+    member.rank() == top && (copies.len() == 1 || !member.lacks_all())
 }

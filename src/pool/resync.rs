@@ -21,7 +21,6 @@ use super::reach::Reached;
 use super::redundancy::mirror::Copy;
 use super::region::{Hold, Mark, Placement, Region};
 use super::shared::Shared;
-use super::state::Rank;
 use super::volume::PoolVolume;
 use crate::base::bitmap::Bitmap;
 use crate::base::limits::{BLOCK, CHUNK_MAX};
@@ -60,18 +59,18 @@ struct Lacking {
 impl Shared {
     /// From here on the member is written where it lacks nothing. What it lacks is found without a pause, so that no
     /// write falls between.
-    pub fn begin_resync(&self, member: Arc<Member>, rank: Rank) {
+    pub fn begin_resync(&self, member: Arc<Member>) {
         let regions = ByteLen(member.layout.regions()).as_usize();
         let mut all = Bitmap::new(regions);
         all.set_range(0..regions, true);
         let said = member.reason();
-        let whole = lock(&self.live).state.members[&member.id].absence.whole;
-        let reason = match (said.is_empty(), whole) {
+        let absence = lock(&self.live).state.members[&member.id].absence;
+        let reason = match (said.is_empty(), absence.whole) {
             (false, _) => said.as_str(),
             (true, true) => OLD_IMAGE,
             (true, false) => WAS_AWAY,
         };
-        member.set_out_of_sync(rank, reason);
+        member.set_out_of_sync(absence, reason);
         member.follow(all);
         self.replace(member.clone());
         let mut behind = Bitmap::new(regions);

@@ -9,7 +9,7 @@ use super::member::Member;
 use super::open::{find_in_place, find_member, is_current};
 use super::redundancy::mirror::Copies;
 use super::shared::Shared;
-use super::state::{Absence, MemberRecord, Rank, State};
+use super::state::{Absence, MemberRecord, State};
 use crate::base::units::MemberId;
 use crate::disk::Disk;
 use crate::reactor::Core;
@@ -38,16 +38,18 @@ pub struct Back {
 
 /// What is known of a member out of sync that is there again, from its record and the end of its own log.
 ///
-/// An image that lacks commits from before it left holds less than the record says: it counts from where its log ends,
-/// and what the others remember as missed is not all. Among members that left together, those that have more are
+/// An image that lacks commits from before it left holds less than its rank says, and what the others remember as missed
+/// is not all. Its rank stays: what was written up to then nobody else may have, and none of the others may pass for it
+/// (R21). Among members that left together, those that have more are
 /// raised above the ones that are not there: what is written from now on, only they have.
 pub fn returned(record: &MemberRecord, held: Age, state: &State, now: &Position) -> Absence {
     let mut absence = record.absence;
     let before = absence.rank.left.saturating_sub(1);
     let left = Age { epoch: absence.epoch, sequence: before.max(held.sequence) };
     if held.sequence < before && !is_current(left, held) {
-        absence.rank = Rank { left: held.sequence, kept: 0 };
         absence.whole = true;
+    }
+    if absence.whole {
         return absence;
     }
     let peers = state.members.values().filter(|m| m.absence.rank.left == absence.rank.left);
@@ -127,7 +129,8 @@ async fn try_member(
         disk.close(core).await;
         let dirty = DirtyLog::empty(&gone.layout);
         let absent = Member::new(gone.id, gone.uuid, gone.name.clone(), gone.layout, None, dirty);
-        absent.set_out_of_sync(gone.rank(), &gone.reason());
+        let absence = lock(&pool.live).state.members[&gone.id].absence;
+        absent.set_out_of_sync(absence, &gone.reason());
         pool.replace(Arc::new(absent));
     }
     let members = pool.all_members();

@@ -52,19 +52,13 @@ pub struct Absence {
     pub rank: Rank,
     /// The epoch of the commit that `rank.left` names.
     pub epoch: u64,
-    /// What it missed is not known from the others' missed bits: everything is copied.
+    /// What it missed is not known from the others' missed bits, and it may hold less than its rank says: everything is
+    /// copied to it.
     pub whole: bool,
     /// Somebody said that it will not come back.
     pub dead: bool,
     /// Wall clock, nanoseconds: for people, and for the delay before its copies are made anew.
     pub since_wall_ns: u64,
-}
-
-impl Absence {
-    /// Of a member that counts as having nothing.
-    pub fn whole(since_wall_ns: u64) -> Absence {
-        Absence { whole: true, since_wall_ns, ..Absence::default() }
-    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

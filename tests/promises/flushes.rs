@@ -74,7 +74,7 @@ fn r04_who_asks_while_a_round_runs_is_served_by_one_that_starts_afterwards() {
                     core.sleep(Duration::from_millis(10)).await;
                     true
                 };
-                assert!(rounds.join(&core, work).await);
+                assert!(rounds.join(&core, None, work).await);
                 started.get() - before
             }
         }

@@ -83,6 +83,10 @@ impl Machine {
         if alone && shared.all_members().iter().any(|m| failed(m)) {
             return Ok(());
         }
+        // What only an old image should have nobody has: nothing can be copied from anywhere.
+        if alone && shared.all_members().iter().any(|m| m.lacks_all()) {
+            return Ok(());
+        }
         let id = |i: &usize| MemberId(u16::try_from(*i).expect("5 at most"));
         let in_sync = || plugged.iter().all(|i| shared.member(id(i)).is_in_sync());
         match self.world.run(&life.process.cores, LIMIT, in_sync) {
