@@ -17,6 +17,7 @@ use crate::disk::{Disk, Patience};
 use crate::io::buf::Buf;
 use crate::reactor::Core;
 use crate::reactor::sync::{WaitList, lock};
+use futures_util::future::select;
 use nix::errno::Errno;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -112,7 +113,7 @@ impl DirtyLog {
         Ok(())
     }
 
-    /// Sets a region's bit; returns when it is durable.
+    /// Sets a region's bit; returns when it is durable. ETIMEDOUT if that takes longer than `patience` has.
     pub async fn mark(
         &self,
         core: &Core,
@@ -122,6 +123,7 @@ impl DirtyLog {
         patience: Patience,
     ) -> Result<(), Errno> {
         let bit = ByteLen(region).as_usize();
+        let until = core.turn_at() + patience.longest();
         lock(&self.state).planes[plane_index(plane)].bits.set(bit, true);
         loop {
             let ticket = self.written.ticket();
@@ -133,7 +135,11 @@ impl DirtyLog {
                 self.begin_write(core, &mut state, plane, bit / BITS_PER_BLOCK)
             };
             match buf {
-                None => ticket.await,
+                // Whoever writes the block may have more patience.
+                None if core.now() >= until => return Err(Errno::ETIMEDOUT),
+                None => {
+                    select(ticket, core.sleep_until(until)).await;
+                }
                 Some((buf, bits)) => {
                     self.write_block(core, disk, plane, bit / BITS_PER_BLOCK, buf, bits, true, patience)
                         .await?
