@@ -10,6 +10,7 @@ use super::heal::{examine, heal};
 use super::home::HomeRequest;
 use super::load::{ensure_loaded, stored_by_copy};
 use super::region::{Hold, Region};
+use super::settle::flush_members;
 use super::shared::Shared;
 use super::state::{ScrubPlace, ScrubRun, Scrubs};
 use super::verdict::Findings;
@@ -132,6 +133,10 @@ async fn scrub(core: &Core, pool: &Arc<Shared>) -> Result<(), PoolError> {
             scrubs.every_s = lock(&pool.live).state.scrubs.every_s;
             commit(pool, Scrubs { current: Some(at_work.clone()), ..scrubs.clone() }).await?;
         }
+    }
+    if at_work.found.repaired > 0 {
+        // What is said to be repaired stays so whatever comes.
+        flush_members(core, pool).await?;
     }
     at_work.ended_wall_ns = core.wall_ns();
     tracing::info!(found = ?at_work.found, "scrub ended");

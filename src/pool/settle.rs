@@ -129,7 +129,8 @@ fn is_dirty(reach: &Reach, region: RegionIndex) -> bool {
     })
 }
 
-async fn flush_members(core: &Core, pool: &Shared) -> Result<(), PoolError> {
+/// Makes everything durable that was written to any member; gives up those on which that fails.
+pub async fn flush_members(core: &Core, pool: &Shared) -> Result<(), PoolError> {
     for member in &pool.all_members() {
         let Some(disk) = &member.disk else { continue };
         match disk.flush(core, Patience::Opening).await {
