@@ -53,7 +53,7 @@ async fn flush_round(volume: &PoolVolume, core: &Core) -> bool {
         .iter()
         .map(|key| volume.pool.region(key.volume, key.slot, key.region, volume.checksums))
         .collect();
-    let result = save(volume, core, &regions).await;
+    let result = save_all(volume, core, &regions).await;
     let behind = |region: &&Arc<Region>| {
         let state = region.state();
         result.is_err() || state.written != state.saved
@@ -61,6 +61,20 @@ async fn flush_round(volume: &PoolVolume, core: &Core) -> bool {
     let again: Vec<RegionKey> = regions.iter().filter(behind).map(|region| region.key).collect();
     lock(&volume.unsaved).extend(again);
     result.is_ok()
+}
+
+/// Saves these regions, those too whose slot is just being freed: until that is committed nothing tells after a crash
+/// that their blocks were discarded, and it may fail.
+async fn save_all(volume: &PoolVolume, core: &Core, regions: &[Arc<Region>]) -> Result<(), Status> {
+    let mut left = save_some(volume, core, regions).await?;
+    while !left.is_empty() {
+        for region in &left {
+            // Who frees a slot holds all of it.
+            drop(region.hold(0..volume.pool.region_blocks(), false).await);
+        }
+        left = save_some(volume, core, &left).await?;
+    }
+    Ok(())
 }
 
 /// What a region block shall say.
@@ -73,16 +87,26 @@ struct Snapshot {
 
 /// Makes all completed writes durable, and the state of these regions with them.
 pub async fn save(volume: &PoolVolume, core: &Core, regions: &[Arc<Region>]) -> Result<(), Status> {
+    save_some(volume, core, regions).await.map(|_| ())
+}
+
+/// The same; gives the regions whose state could not be saved because their slot is being freed.
+async fn save_some(
+    volume: &PoolVolume,
+    core: &Core,
+    regions: &[Arc<Region>],
+) -> Result<Vec<Arc<Region>>, Status> {
     let _turn = volume.save_turn.take(1).await;
     if volume.is_destroyed() {
-        return Ok(());
+        return Ok(Vec::new());
     }
+    let between: Vec<Arc<Region>> = regions.iter().filter(|r| r.state().is_being_freed()).cloned().collect();
     let snapshots: Vec<Snapshot> = regions.iter().filter_map(snapshot).collect();
     let result = save_snapshots(volume, core, &snapshots).await;
     for snapshot in &snapshots {
         finish(snapshot, result.is_ok());
     }
-    result
+    result.map(|()| between)
 }
 
 async fn save_snapshots(volume: &PoolVolume, core: &Core, snapshots: &[Snapshot]) -> Result<(), Status> {

@@ -172,6 +172,11 @@ impl RegionState {
         self.sums_unsaved || self.written != self.saved
     }
 
+    /// It has no place any more, and not yet forgotten what it was: the commit that frees its slot is under way.
+    pub fn is_being_freed(&self) -> bool {
+        self.load == Load::Loaded && self.placement.is_none() && self.is_unsaved()
+    }
+
     /// Takes over what a member (or nobody) had stored.
     pub fn fill(&mut self, placement: Option<Placement>, stored: Option<RegionBlock>) {
         self.placement = placement;

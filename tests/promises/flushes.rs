@@ -195,6 +195,30 @@ fn r16_what_was_trimmed_stays_zeros_without_any_drive() {
     });
 }
 
+/// A flush that meets a slot that is just being freed: what was discarded there before is durable all the same.
+#[test]
+fn r16_a_flush_waits_for_the_slot_that_is_being_freed() {
+    for delay in 0..40 {
+        let (rig, live) = Rig::new(160 + delay, 2, 2);
+        rig.run(&live, async move |volume| {
+            put(&volume, 0, MIB, 9).await;
+            volume.flush().await.expect("flushed");
+            volume.discard(Span::at(0, 512 << 10), WriteFlags::default()).await.expect("discarded");
+            let (other, core) = (volume.clone(), volume.core().clone());
+            core.spawn(async move {
+                // The power goes before this is answered, or after it.
+                let _ = other.discard(Span::at(512 << 10, 512 << 10), WriteFlags::default()).await;
+            });
+            core.sleep(Duration::from_micros(20 * delay)).await;
+            volume.flush().await.expect("flushed");
+        });
+        rig.cut(live);
+        let live = rig.open();
+        rig.run(&live, async |volume| expect(&volume, 0, 512 << 10, 0).await);
+        rig.bury(live);
+    }
+}
+
 #[test]
 fn r17_a_full_pool_refuses_new_blocks_and_nothing_else() {
     let (rig, live) = Rig::new(17, 2, 2);
