@@ -111,6 +111,11 @@ fn everything(seed: u64) -> u64 {
             println!("{what} FAILED {failure}");
         }
     };
+    tell(
+        "a crash at every change, and again: a pool is made",
+        Instant::now(),
+        exhaustive::crash_creation(seed),
+    );
     for script in SCRIPTS {
         tell(
             &format!("a crash at every change, and again: {script:?}"),

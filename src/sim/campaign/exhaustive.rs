@@ -4,6 +4,7 @@
 //! Each of them runs on a small pool with a few clients; the oracles are those of the campaign.
 
 use super::life::{Attempt, Life, Machine};
+use super::model::Model;
 use super::oracles::{Rotten, Scene, check_extents};
 use super::plan::{Fault, Options, Plan, VolumeSpec};
 use super::report::{Failure, Oracle, Verdict};
@@ -240,6 +241,78 @@ pub fn crash_everywhere(script: Script, seed: u64, extent: Extent) -> Verdict<u6
         }
     }
     Ok(crashes)
+}
+
+/// Crashes at every change of the making of a pool, and again at every change when it is made once more over what was
+/// left. What is left is an empty pool or is refused; in the end there is a pool that works. Gives the number of crashes.
+pub fn crash_creation(seed: u64) -> Verdict<u64> {
+    let mut crashes = 0;
+    for crash in [Crash::PowerCut, Crash::Kill] {
+        for nth in 1.. {
+            let named = |failure: Failure| {
+                Failure::new(
+                    failure.oracle,
+                    format!("making a pool, {crash:?} at change {nth}: {}", failure.what),
+                )
+            };
+            let mut machine = machine(seed, 3, 2, Duration::from_secs(600));
+            machine.world.crash_at_change(nth, crash);
+            if machine.try_create().map_err(named)? {
+                machine.use_new_pool().map_err(named)?;
+                break;
+            }
+            crashes += 1 + create_again(&mut machine, crash).map_err(named)?;
+        }
+    }
+    Ok(crashes)
+}
+
+/// From the situation after a crash: the pool is made again, with a crash at every change of that.
+fn create_again(machine: &mut Machine, crash: Crash) -> Verdict<u64> {
+    machine.look_at_leftovers()?;
+    let after = machine.scene();
+    for nth in 1.. {
+        machine.set_scene(&after);
+        machine.world.crash_at_change(nth, crash);
+        if machine.try_create()? {
+            machine.use_new_pool()?;
+            return Ok(nth - 1);
+        }
+        machine.look_at_leftovers()?;
+        machine.create_pool()?;
+        machine.use_new_pool()?;
+    }
+    unreachable!("making a pool ends")
+}
+
+impl Machine {
+    /// What a crash left of a pool that was being made.
+    fn look_at_leftovers(&mut self) -> Verdict {
+        match self.attempt()? {
+            Attempt::Opened(life) if life.pool.facts().volumes.is_empty() => self.end(*life),
+            Attempt::Opened(_) => {
+                Err(Failure::new(Oracle::Durability, "a pool that was never made has volumes"))
+            }
+            Attempt::Refused(
+                PoolError::NoMajority { .. }
+                | PoolError::NoMembers
+                | PoolError::NoLog { .. }
+                | PoolError::SeveralPools(_),
+            ) => Ok(()),
+            Attempt::Refused(error) => Err(Failure::new(Oracle::Quorum, format!("leftovers: {error}"))),
+            Attempt::Crashed => Err(Failure::new(Oracle::Liveness, "crashed without an order")),
+        }
+    }
+
+    fn use_new_pool(&mut self) -> Verdict {
+        *self.field.model.borrow_mut() = Model::new(self.plan.volumes.len());
+        let life = self.first_life()?;
+        self.work(&life)?;
+        self.verify_all(&life)?;
+        let life = self.check_scrub(life, Rotten::Nothing)?;
+        self.close(life)?;
+        Ok(())
+    }
 }
 
 /// From the situation after a crash: another one at changes of the recovery.

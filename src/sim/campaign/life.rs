@@ -117,7 +117,7 @@ impl Machine {
 
     /// The witness, unless it is lost.
     pub fn witness(&self) -> Option<DiskHandle> {
-        self.world.find_disk(self.witness_path())
+        self.pool.and_then(|pool| self.world.find_disk(witness_path(Path::new(WITNESS_FOLDER), pool)))
     }
 
     pub fn plugged(&self) -> usize {
@@ -126,6 +126,17 @@ impl Machine {
 
     /// Formats the drives; a crash on the way costs another attempt.
     pub fn create_pool(&mut self) -> Verdict {
+        if self.plan.has(Fault::CrashInRecovery) && self.prng.chance(200) {
+            self.arm_crash(40);
+        }
+        while !self.try_create()? {
+            self.step("crash while the pool was made");
+        }
+        Ok(())
+    }
+
+    /// Formats the drives; false if that crashed.
+    pub fn try_create(&mut self) -> Verdict<bool> {
         let plan = CreatePlan {
             name: "tank".to_owned(),
             disks: self.disks.iter().map(|p| (p.clone(), p.display().to_string())).collect(),
@@ -133,28 +144,23 @@ impl Machine {
             extent: self.plan.extent,
             witness_folder: WITNESS_FOLDER.into(),
         };
-        if self.plan.has(Fault::CrashInRecovery) && self.prng.chance(200) {
-            self.arm_crash(40);
-        }
-        loop {
-            let process = self.world.boot(1);
-            let (core, plan) = (process.core(0).clone(), plan.clone());
-            let made = self.on(&process, async move { pool::create(&core, &plan).await });
-            self.world.crash_no_more();
-            let made = match made {
-                Ok(made) => Some(made),
-                Err(Stop::Crashed) => None,
-                Err(stop) => return Err(stop.into()),
-            };
-            self.bury(process)?;
-            match made {
-                Some(Ok(uuid)) => {
-                    self.pool = Some(uuid);
-                    return Ok(());
-                }
-                Some(Err(error)) => return Err(Failure::new(Oracle::Quorum, format!("create: {error}"))),
-                None => self.step("crash while the pool was made"),
+        let process = self.world.boot(1);
+        let core = process.core(0).clone();
+        let made = self.on(&process, async move { pool::create(&core, &plan).await });
+        self.world.crash_no_more();
+        let made = match made {
+            Ok(made) => Some(made),
+            Err(Stop::Crashed) => None,
+            Err(stop) => return Err(stop.into()),
+        };
+        self.bury(process)?;
+        match made {
+            Some(Ok(uuid)) => {
+                self.pool = Some(uuid);
+                Ok(true)
             }
+            Some(Err(error)) => Err(Failure::new(Oracle::Quorum, format!("create: {error}"))),
+            None => Ok(false),
         }
     }
 

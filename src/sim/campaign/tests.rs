@@ -53,6 +53,11 @@ fn complete(tried: Result<u64, Failure>) {
 }
 
 #[test]
+fn r46_a_crash_at_any_change_while_a_pool_is_made_and_again_when_it_is_made_once_more() {
+    complete(exhaustive::crash_creation(1));
+}
+
+#[test]
 fn r33_r35_a_crash_at_any_change_while_volumes_are_made_and_destroyed_and_again_in_recovery() {
     complete(exhaustive::crash_everywhere(Script::Volumes, 1, Extent::Quick));
 }
