@@ -8,7 +8,6 @@
 use super::dirty_log::Plane;
 use super::error::PoolError;
 use super::fragment_read::index;
-use super::home::remember_missed;
 use super::load::{owner, stored_by_copy};
 use super::member::Member;
 use super::planted::{Planted, is_planted};
@@ -27,6 +26,7 @@ use crate::reactor::Core;
 use crate::reactor::sync::lock;
 use futures_util::future::join_all;
 use nix::errno::Errno;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -56,8 +56,7 @@ pub async fn settle(core: &Core, pool: &Arc<Shared>) -> Result<(), PoolError> {
     if !dirty.is_empty() {
         tracing::info!(regions = dirty.len(), "settling regions after an unclean stop");
     }
-    note_missed(&dirty);
-    remember_missed(pool, core).await.map_err(|_| PoolError::Frozen)?;
+    remember_missed(core, pool, &dirty).await?;
     for batch in dirty.chunks(BATCH) {
         settle_batch(core, pool, batch).await?;
     }
@@ -67,13 +66,23 @@ pub async fn settle(core: &Core, pool: &Arc<Shared>) -> Result<(), PoolError> {
 
 /// What is settled while a copy is away, that copy misses. All others remember it: the mark that made a region dirty may
 /// be on one of them only, left over from a time before it was cleaned, and that one may be the next to go.
-fn note_missed(dirty: &[Dirty]) {
+async fn remember_missed(core: &Core, pool: &Shared, dirty: &[Dirty]) -> Result<(), PoolError> {
+    let mut members = BTreeMap::new();
     for Dirty { region, reach, .. } in dirty.iter().filter(|dirty| dirty.reach.degraded) {
         for Reached { copy, member } in &reach.copies {
             let number = member.layout.region_number(copy.extent, region.key.region);
             member.dirty.note_missed_range(number..number + 1);
+            members.insert(member.id, member.clone());
         }
     }
+    // Also those out of sync that nobody has more than.
+    for member in members.values() {
+        let Some(disk) = &member.disk else { continue };
+        if let Err(errno) = member.dirty.save_missed(core, disk, Patience::Opening).await {
+            give_up(pool, member, errno).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Settles some regions, with two flushes for all of them.
