@@ -48,6 +48,8 @@ pub struct Machine {
     pub rebuilt: BTreeSet<usize>,
     pub steps: RefCell<Vec<String>>,
     pub pool: Option<uuid::Uuid>,
+    /// Members that were given up as dead: they are taken away for good.
+    pub dead: BTreeSet<usize>,
     /// An operator changes the set of volumes in this run.
     pub plan_had_operator: bool,
 }
@@ -85,6 +87,7 @@ impl Machine {
             options: options.clone(),
             disks,
             members,
+            dead: BTreeSet::new(),
             plan_had_operator: had_operator,
             strangers: Vec::new(),
             memories: Vec::new(),
@@ -207,6 +210,7 @@ impl Machine {
             match attempt {
                 Attempt::Opened(life) => {
                     self.check_ledger(&life.pool)?;
+                    self.take_dead_away(&life.pool);
                     return Ok(*life);
                 }
                 Attempt::Refused(error) => {

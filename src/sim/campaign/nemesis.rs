@@ -296,7 +296,7 @@ impl Machine {
             self.turn_back_time();
         }
         for index in 0..self.disks.len() {
-            if !self.disk(index).is_plugged() && self.prng.chance(700) {
+            if !self.disk(index).is_plugged() && !self.dead.contains(&index) && self.prng.chance(700) {
                 self.step(format!("drive {index} is back"));
                 self.disk(index).plug();
             }

@@ -14,6 +14,7 @@ use crate::base::units::{ByteLen, MemberId};
 use crate::pool::state::MemberState;
 use crate::pool::{Pool, PoolError, VolumePlan};
 use crate::reactor::Core;
+use crate::reactor::sync::lock;
 use crate::volume::Volume;
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -84,6 +85,21 @@ impl Machine {
             copies,
             unit: pick(&mut self.prng, &[None, Some(4 << 10), Some(16 << 10), Some(1 << 20)]).map(ByteLen),
             checksums: marked || self.prng.chance(500),
+        }
+    }
+
+    /// Drives that were said to be dead are never used again, so nobody leaves them where they are.
+    pub fn take_dead_away(&mut self, pool: &Pool) {
+        let members = lock(&pool.shared().live).state.members.clone();
+        for (id, _) in members.iter().filter(|(_, record)| record.absence.dead) {
+            let index = usize::from(id.0);
+            if self.dead.insert(index) {
+                self.step(format!("drive {index} is dead"));
+                self.touched.insert(index);
+            }
+            if self.disk(index).is_plugged() {
+                self.disk(index).unplug();
+            }
         }
     }
 

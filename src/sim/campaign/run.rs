@@ -157,6 +157,7 @@ impl Machine {
     /// After a load that nothing ended: go on, stop and start again, or crash at rest.
     fn pause(&mut self, life: Life) -> Verdict<Life> {
         self.heal_reads();
+        self.take_dead_away(&life.pool);
         check_extents(&life.pool)?;
         // What only a drive has that was away is not served again before the next opening.
         let alone = !self.plan.is_mirrored() || self.plan.has(Fault::Beyond);
@@ -235,7 +236,8 @@ impl Machine {
 
     /// Heals everything, closes, damages one copy where checksums see it, and looks once more.
     fn finish(&mut self, life: Life) -> Verdict {
-        (0..self.disks.len()).for_each(|i| self.disk(i).heal());
+        let alive = (0..self.disks.len()).filter(|i| !self.dead.contains(i));
+        alive.for_each(|i| self.disk(i).heal());
         let life = self.restart(life)?;
         self.settle(&life)?;
         let life = self.check_scrub(life, Rotten::Nothing)?;
