@@ -43,6 +43,9 @@ const RETRY: Duration = Duration::from_millis(50);
 /// Within this the server ends connections that were closed, where nothing was disturbed.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(60);
 
+/// And where it was: the longest silence, and then the server's patience.
+const SILENCE_LIMIT: Duration = Duration::from_secs(200);
+
 /// Machines that vanish in one load, at most.
 const VANISH_MAX: u64 = 2;
 
@@ -434,7 +437,14 @@ impl Machine {
 
     /// The clients are gone. The server forgets all of them in bounded time, and nothing of them is kept.
     fn await_goodbyes(&mut self, life: &Life, fleet: &Fleet, service: &Service) -> Verdict<Loaded> {
-        let limit = if fleet.net.is_disturbed() { LIMIT } else { GOODBYE_LIMIT };
+        // Requests may wait for drives that do not answer.
+        let waits = !self.plan.is_mirrored()
+            || [Fault::Hang, Fault::Stutter, Fault::Beyond].into_iter().any(|f| self.plan.has(f));
+        let limit = match (fleet.net.is_disturbed(), waits) {
+            (false, _) => GOODBYE_LIMIT,
+            (true, false) => SILENCE_LIMIT,
+            (true, true) => LIMIT,
+        };
         let gone = || {
             fleet.net.reap();
             service.target.loads().iter().sum::<usize>() == 0 && fleet.net.open.borrow().is_empty()

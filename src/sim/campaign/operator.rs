@@ -16,6 +16,7 @@ use crate::pool::{Pool, PoolError, VolumePlan};
 use crate::reactor::Core;
 use crate::reactor::sync::lock;
 use crate::volume::Volume;
+use futures_util::future::join;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -224,10 +225,21 @@ impl Operator {
         self.ended("a volume was not renamed", renamed).map(drop)
     }
 
+    /// Destroys a volume that somebody uses still: requests under way end, later ones are refused.
     async fn destroy(&mut self, number: usize) -> Verdict {
-        let name = self.name_of(number);
+        let (name, field, mut prng) = (self.name_of(number), self.field.clone(), self.prng.fork());
+        let port = Port::Direct(way_to(&self.pool, &self.core, &name)?);
         self.begin(Operation::Destroy { name: name.clone() });
-        let destroyed = self.pool.destroy_volume(&name).await;
+        field.leaving.set(Some(number));
+        let using = async {
+            for _ in 0..prng.below(6) {
+                request(&field, &port, number, &mut prng).await?;
+            }
+            Verdict::Ok(())
+        };
+        let (used, destroyed) = join(using, self.pool.destroy_volume(&name)).await;
+        field.leaving.set(None);
+        used?;
         self.ended("a volume was not destroyed", destroyed).map(drop)
     }
 

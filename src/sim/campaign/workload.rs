@@ -27,6 +27,8 @@ pub struct Field {
     /// Those of the plan, then those that the operator made, with their sizes of now.
     volumes: RefCell<Vec<VolumeSpec>>,
     pub ledger: RefCell<Ledger>,
+    /// The volume that is being destroyed.
+    pub leaving: Cell<Option<usize>>,
     connections: Cell<u32>,
     pub failure: RefCell<Option<Failure>>,
     pub counts: RefCell<Counts>,
@@ -45,6 +47,7 @@ impl Field {
             may_fail: volumes.iter().map(|_| Cell::new(false)).collect(),
             volumes: RefCell::new(volumes),
             ledger: RefCell::default(),
+            leaving: Cell::new(None),
             connections: Cell::new(0),
             failure: RefCell::default(),
             counts: RefCell::default(),
@@ -100,7 +103,8 @@ impl Field {
         let excused = match status {
             Status::Io => self.may_fail(volume),
             Status::NoSpace => self.may_lack_space.get(),
-            Status::OutOfRange | Status::ReadOnly | Status::NotFast | Status::ShuttingDown => false,
+            Status::ShuttingDown => self.leaving.get() == Some(volume),
+            Status::OutOfRange | Status::ReadOnly | Status::NotFast => false,
         };
         if excused {
             return Ok(());
