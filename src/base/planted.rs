@@ -149,6 +149,10 @@ bugs! {
     HollowBelieved,
     /// Of two drives with one identity the first is used.
     TwinsAccepted,
+
+    // Connections.
+    /// A WRITE is answered over the network before the volume has done it.
+    AnswerBeforeWrite,
 }
 
 impl Planted {

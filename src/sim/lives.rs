@@ -73,6 +73,15 @@ impl World {
         self.state.borrow_mut().kill(process);
     }
 
+    /// The machine of a process elsewhere is gone: its peers hear nothing for a while, and then of a reset.
+    pub fn vanish(&self, process: ProcessId) {
+        let mut state = self.state.borrow_mut();
+        if state.alive(process) {
+            state.note("vanish  ", [u64::from(process.0), 0, 0, 0]);
+            state.end_life(process, Crash::PowerCut);
+        }
+    }
+
     /// Lets the life of the process that submits it end at the `nth` change of a drive (write, zero, discard or
     /// flush; 1 is the next one), while that is in flight. Replaces an earlier order.
     pub fn crash_at_change(&self, nth: u64, crash: Crash) {
@@ -89,7 +98,7 @@ impl World {
         self.state.borrow().changes_begun
     }
 
-    /// Lives that have ended by `kill`, `power_cut` or `crash_at_change`.
+    /// Lives that have ended by `kill`, `power_cut`, `vanish` or `crash_at_change`.
     pub fn crashes(&self) -> u64 {
         self.state.borrow().crashes
     }

@@ -28,7 +28,7 @@
 //! - **Network** (`net`, `pipe`): addresses are plain keys; connections deliver in order, in segments of any size,
 //!   with bounded buffers. `set_net` has the dials, `connections`, `clog`, `unclog` and `reset_connection` work by
 //!   hand. A process on another machine (`boot_at(Place::Elsewhere, …)`) outlives a power cut of the head and
-//!   hears of it late.
+//!   hears of it late; if its own machine goes (`vanish`), the head hears of that late.
 //! - **Oracles** look past time and faults with `peek` and `peek_stable`. Every buffer of a write or send is
 //!   checked at completion to be what it was at submission.
 //! - **Lives**: `boot` starts a process, `kill` and `power_cut` end it, `bury` drops its cores. Completions of a

@@ -154,9 +154,18 @@ impl State {
                     self.complete(op, |_| Done::Socket(Ok(socket)));
                 }
             }
-            NetEvent::Segment { connection, to, bytes } => self.segment(connection, to, &bytes),
+            NetEvent::Segment { connection, to, bytes } => {
+                let clogged = self.net.connections.get_mut(&connection).filter(|c| c.clogged && !c.reset);
+                match clogged {
+                    Some(line) => line.held.push_back(NetEvent::Segment { connection, to, bytes }),
+                    None => self.segment(connection, to, &bytes),
+                }
+            }
             NetEvent::Fin { connection, to } => {
                 let Some(line) = self.net.connections.get_mut(&connection) else { return };
+                if line.clogged {
+                    return line.held.push_back(NetEvent::Fin { connection, to });
+                }
                 line.pipes[to].fin = Fin::Arrived;
                 self.serve_receives(connection, to);
             }
@@ -375,6 +384,7 @@ impl State {
     fn reset(&mut self, connection: ConnectionId) {
         let Some(line) = self.net.connections.get_mut(&connection) else { return };
         line.reset = true;
+        line.held.clear();
         let ops: Vec<u64> = line.pipes.iter_mut().flat_map(Pipe::clear).collect();
         self.note("reset   ", [u64::from(connection.0), 0, 0, 0]);
         ops.into_iter().for_each(|op| self.fail(op, Errno::ECONNRESET));
@@ -383,6 +393,9 @@ impl State {
     fn unclog(&mut self, connection: ConnectionId) {
         let Some(line) = self.net.connections.get_mut(&connection) else { return };
         line.clogged = false;
+        // The first of them may clog it anew.
+        let held = std::mem::take(&mut line.held);
+        held.into_iter().for_each(|event| self.net_event(event));
         self.pump(connection, 0);
         self.pump(connection, 1);
     }
@@ -438,11 +451,20 @@ impl World {
         self.state.borrow_mut().reset(connection);
     }
 
-    /// Nothing gets through any more, in either direction, until `unclog`: for ever, it is half-open.
+    /// Nothing gets through any more, in either direction, until `unclog`: for ever, it is half-open. What was on its
+    /// way by then arrives after that, even if its sender has closed its end meanwhile.
     pub fn clog(&self, connection: ConnectionId) {
         if let Some(line) = self.state.borrow_mut().net.connections.get_mut(&connection) {
             line.clogged = true;
         }
+    }
+
+    /// Whether the end that accepted a connection to this very address has it open still, or is yet to accept it.
+    pub fn is_served(&self, address: &Address) -> bool {
+        let state = self.state.borrow();
+        let accepted =
+            |s: &Socket| matches!(s.kind, Kind::End { side: 1, .. }) && s.local.as_ref() == Some(address);
+        state.net.sockets.values().any(accepted)
     }
 
     /// Lets a clogged connection go on.

@@ -1,6 +1,7 @@
 //! The table of simulated sockets: who listens where, and which connections there are.
 
 use super::lives::ProcessId;
+use super::net::NetEvent;
 use super::pipe::Pipe;
 use crate::base::prng::Prng;
 use crate::io::driver::{Accepted, Address, SocketId};
@@ -87,12 +88,18 @@ pub(super) struct Connection {
     /// `pipes[n]` carries bytes to side n; side 0 connected, side 1 accepted.
     pub(super) pipes: [Pipe; 2],
     pub(super) clogged: bool,
+    /// What arrived while it was clogged, oldest first: it is seen after that, even if its sender is gone by then.
+    pub(super) held: VecDeque<NetEvent>,
     pub(super) reset: bool,
     /// One end's machine lost power: nothing gets through until the other end gives up.
     pub(super) dark: bool,
 }
 
 impl Connection {
+    fn new(pipes: [Pipe; 2]) -> Connection {
+        Connection { pipes, clogged: false, held: VecDeque::new(), reset: false, dark: false }
+    }
+
     /// Segments may leave.
     pub(super) fn is_open(&self) -> bool {
         !self.clogged && !self.reset && !self.dark
@@ -179,7 +186,7 @@ impl Net {
             Pipe::new(least + usize::try_from(more).expect("at most window_max"))
         };
         let pipes = [pipe(), pipe()];
-        self.connections.insert(connection, Connection { pipes, clogged: false, reset: false, dark: false });
+        self.connections.insert(connection, Connection::new(pipes));
         let (peer, local) = match address {
             Address::Tcp(at) => {
                 let near = SocketAddr::new(at.ip(), self.port());

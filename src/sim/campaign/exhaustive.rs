@@ -97,8 +97,8 @@ impl Machine {
             Attempt::Crashed => return Ok(Loaded::Crashed),
             Attempt::Refused(error) => return Err(Failure::new(Oracle::Quorum, format!("refused: {error}"))),
         };
-        let Life { process, pool, handles } = life;
-        drop(handles);
+        let Life { process, pool, handles, service } = life;
+        drop((handles, service));
         let (core, progress) = (process.core(0).clone(), progress.clone());
         let played = self.on(&process, async move { perform(&core, pool, script, &progress).await });
         self.world.crash_no_more();

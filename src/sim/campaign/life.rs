@@ -1,5 +1,7 @@
 //! The machine of a run and its lives: making the pool, opening it until that works, ending a life.
 
+use super::ledger::{Entry, Operation};
+use super::network::Service;
 use super::plan::{Fault, Options, Plan};
 use super::report::{Failure, Oracle, Verdict};
 use super::workload::Field;
@@ -46,6 +48,10 @@ pub struct Machine {
     pub rebuilt: BTreeSet<usize>,
     pub steps: RefCell<Vec<String>>,
     pub pool: Option<uuid::Uuid>,
+    /// Members that were given up as dead: they are taken away for good.
+    pub dead: BTreeSet<usize>,
+    /// An operator changes the set of volumes in this run.
+    pub plan_had_operator: bool,
 }
 
 /// One life: a process with the pool open, and a handle to each volume on each core.
@@ -54,6 +60,8 @@ pub struct Life {
     pub pool: Pool,
     /// By core, then volume.
     pub handles: Vec<Vec<Handle>>,
+    /// The server, once clients came over the network.
+    pub service: RefCell<Option<Service>>,
 }
 
 /// How an attempt to open ended.
@@ -66,6 +74,7 @@ pub enum Attempt {
 impl Machine {
     pub fn new(seed: u64, plan: Plan, options: &Options) -> Machine {
         let world = World::new(seed);
+        let had_operator = plan.has(Fault::Operator);
         let path = |i: usize| PathBuf::from(format!("/dev/d{i}"));
         let disks: Vec<PathBuf> = (0..plan.drives.len()).map(path).collect();
         let members =
@@ -78,6 +87,8 @@ impl Machine {
             options: options.clone(),
             disks,
             members,
+            dead: BTreeSet::new(),
+            plan_had_operator: had_operator,
             strangers: Vec::new(),
             memories: Vec::new(),
             witness_memory: None,
@@ -182,6 +193,10 @@ impl Machine {
             })?;
             pool = back;
             made.map_err(|e| Failure::new(Oracle::Answers, format!("volume {number}: {e}")))?;
+            let (name, entry) = (format!("v{number}"), Entry { number, size: spec.size.0 });
+            let mut ledger = self.field.ledger.borrow_mut();
+            ledger.begin(Operation::Create { name, entry });
+            ledger.done();
         }
         Ok(self.live(process, pool))
     }
@@ -199,7 +214,11 @@ impl Machine {
             let attempt = self.attempt()?;
             self.world.crash_no_more();
             match attempt {
-                Attempt::Opened(life) => return Ok(*life),
+                Attempt::Opened(life) => {
+                    self.check_ledger(&life.pool)?;
+                    self.take_dead_away(&life.pool);
+                    return Ok(*life);
+                }
                 Attempt::Refused(error) => {
                     let what =
                         format!("{} of {} drives are there, but: {error}", self.plugged(), self.disks.len());
@@ -274,13 +293,14 @@ impl Machine {
             .collect();
         let of_core = |core: &Core| volumes.iter().map(|v| v.handle(core)).collect();
         let handles = process.cores.iter().map(of_core).collect();
-        Life { process, pool, handles }
+        Life { process, pool, handles, service: RefCell::default() }
     }
 
     /// Closes the pool; false if that failed for a reason.
     pub fn close(&mut self, life: Life) -> Verdict<bool> {
-        let Life { process, pool, handles } = life;
+        let Life { process, pool, handles, service } = life;
         drop(handles);
+        self.stop_serving(&process, service.into_inner())?;
         let core = process.core(0).clone();
         let closed = self.on(&process, async move { pool.close(&core).await })?;
         self.bury(process)?;
@@ -296,14 +316,15 @@ impl Machine {
 
     /// Ends a life that crashed, or ends it by a kill.
     pub fn end(&mut self, life: Life) -> Verdict {
-        let Life { process, pool, handles } = life;
-        drop((pool, handles));
+        let Life { process, pool, handles, service } = life;
+        drop((pool, handles, service));
         self.bury(process)
     }
 
     /// Every volume's last life ended by a crash.
     pub fn forget_unflushed(&self) {
-        (0..self.plan.volumes.len()).for_each(|v| self.field.model.borrow_mut().crash(v));
+        let mut model = self.field.model.borrow_mut();
+        (0..model.volume_count()).for_each(|v| model.crash(v));
     }
 
     pub fn bury(&self, process: Process) -> Verdict {

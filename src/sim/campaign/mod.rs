@@ -7,6 +7,8 @@
 //!
 //! - `plan`: what a seed stands for. `run(seed, &Options)` is the way in.
 //! - `workload`: clients, and reading everything back. `nemesis`: faults while they work. `strangers`: between lives.
+//! - `network`, `port`: clients on other machines, over NBD, and how a request reaches its volume. `operator`, `ledger`:
+//!   volumes that come, grow and go meanwhile.
 //! - `life`: opening and ending.
 //! - `exhaustive`: what can be tried in full, beside the seeds.
 //! - `model`, `stamp`: what every sector may hold. `oracles`: checks of a pool at rest. `report`: findings.
@@ -15,11 +17,15 @@
 //! unless the run wants to see a refusal. The same seed gives the same run, to the digest.
 
 pub mod exhaustive;
+mod ledger;
 mod life;
 mod model;
 mod nemesis;
+mod network;
+mod operator;
 mod oracles;
 mod plan;
+mod port;
 mod report;
 mod run;
 mod stamp;

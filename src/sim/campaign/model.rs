@@ -10,7 +10,8 @@
 //!   durable are changes with FUA and those answered before a flush was issued that succeeded. The survivors
 //!   become the base; the first read of the sector fixes it.
 //!
-//! A failed change may have happened or not, but not after it was answered.
+//! A failed change may have happened or not, but not after it was answered. A change whose answer is not known, since its
+//! connection died, is one that is under way until the server has ended that connection; then it is one that failed.
 
 use super::report::{Failure, Oracle, Verdict};
 use super::stamp::Serial;
@@ -88,6 +89,17 @@ impl Model {
     pub fn new(volumes: usize) -> Model {
         let volumes = (0..volumes).map(|_| VolumeModel::default()).collect();
         Model { clock: 0, changes: Vec::new(), volumes, reading: BTreeSet::new() }
+    }
+
+    /// Room for one more volume; its number.
+    pub fn add_volume(&mut self) -> usize {
+        self.volumes.push(VolumeModel::default());
+        self.volumes.len() - 1
+    }
+
+    /// How many volumes there are or were.
+    pub fn volume_count(&self) -> usize {
+        self.volumes.len()
     }
 
     /// A new moment, later than all before.

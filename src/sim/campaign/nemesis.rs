@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// Faults that were ordered for one load; dropping it takes back what did not happen.
 pub struct Armed {
-    on: Rc<Cell<bool>>,
+    pub on: Rc<Cell<bool>>,
     hung: Vec<DiskHandle>,
     world: World,
 }
@@ -93,7 +93,7 @@ impl Machine {
     }
 
     /// Early moments are likelier, whatever the speed of the drives.
-    fn moment(&mut self) -> Duration {
+    pub fn moment(&mut self) -> Duration {
         let most = pick(&mut self.prng, &[3_000_000, 30_000_000, 300_000_000, 3_000_000_000]);
         Duration::from_nanos(1 + self.prng.below(most))
     }
@@ -296,7 +296,7 @@ impl Machine {
             self.turn_back_time();
         }
         for index in 0..self.disks.len() {
-            if !self.disk(index).is_plugged() && self.prng.chance(700) {
+            if !self.disk(index).is_plugged() && !self.dead.contains(&index) && self.prng.chance(700) {
                 self.step(format!("drive {index} is back"));
                 self.disk(index).plug();
             }

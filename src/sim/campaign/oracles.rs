@@ -1,6 +1,7 @@
 //! Checks of a pool at rest: bytes, extents, equal copies, membership, and every member removed in turn.
 
 use super::life::{LIMIT, Life, Machine};
+use super::operator::way_to;
 use super::plan::Fault;
 use super::report::{Failure, Oracle, Verdict};
 use super::workload::verify;
@@ -49,10 +50,15 @@ impl Machine {
     pub fn verify_all(&mut self, life: &Life) -> Verdict<Option<u64>> {
         let facts = life.pool.facts();
         let mut unreadable = 0;
-        for volume in 0..self.plan.volumes.len() {
+        let volumes: Vec<(String, usize)> = {
+            let ledger = self.field.ledger.borrow();
+            ledger.volumes().iter().map(|(name, entry)| (name.clone(), entry.number)).collect()
+        };
+        for (name, volume) in volumes {
             let cores = life.handles.len() as u64; // widening
             let core = usize::try_from(self.prng.below(cores)).expect("a list's index");
-            let (field, handle) = (self.field.clone(), life.handles[core][volume].clone());
+            let handle = way_to(&life.pool, life.process.core(core), &name)?;
+            let field = self.field.clone();
             let mut prng = self.prng.fork();
             let work = async move { verify(&field, &handle, volume, &mut prng).await };
             let lost = match self.world.run_on(&life.process.cores, life.process.core(core), LIMIT, work) {
@@ -60,7 +66,7 @@ impl Machine {
                 Err(Stop::Crashed) => return Ok(None),
                 Err(stop) => return Err(stop.into()),
             };
-            if lost > 0 && readable(&life.pool, &facts, volume) == Readable::Whole {
+            if lost > 0 && readable(&life.pool, &facts, &name) == Readable::Whole {
                 let what = format!("volume {volume}: {lost} bytes could not be read, every slot has a copy");
                 return Err(Failure::new(Oracle::Answers, what));
             }
@@ -152,16 +158,20 @@ impl Machine {
 
     /// Scrubs: every copy is right, or, where something rotted, was made so.
     pub fn check_scrub(&mut self, life: Life, rotten: Rotten) -> Verdict<Life> {
-        let Life { process, pool, handles } = life;
+        let Life { process, pool, handles, service } = life;
         let core = process.core(0).clone();
         let (pool, found) = self.on(&process, async move {
+            // One that an operator began tells also what it met while things were wrong.
+            if pool.is_scrubbing() {
+                let _ = pool.scrub(&core).await;
+            }
             let found = pool.scrub(&core).await;
             (pool, found)
         })?;
         let found = match found {
             Ok(found) => found,
             // A pool without a majority serves what it has and commits nothing.
-            Err(_) if !self.touched.is_empty() => return Ok(Life { process, pool, handles }),
+            Err(_) if !self.touched.is_empty() => return Ok(Life { process, pool, handles, service }),
             Err(error) => return Err(Failure::new(Oracle::Answers, format!("a scrub failed: {error}"))),
         };
         let excused = self.field.may_fail.iter().any(std::cell::Cell::get);
@@ -173,7 +183,7 @@ impl Machine {
         if !forgiven.is_clean() {
             return Err(Failure::new(Oracle::CopiesEqual, format!("a scrub found {found:?}")));
         }
-        Ok(Life { process, pool, handles })
+        Ok(Life { process, pool, handles, service })
     }
 
     /// Takes each member away in turn, each time from the same situation, and reads everything: it must be what
@@ -281,8 +291,7 @@ fn is_rebuilt(shared: &Shared) -> bool {
 }
 
 /// Whether every slot of a volume has a copy that can be read.
-fn readable(pool: &Pool, facts: &PoolFacts, volume: usize) -> Readable {
-    let name = format!("v{volume}");
+fn readable(pool: &Pool, facts: &PoolFacts, name: &str) -> Readable {
     let Some(record) = facts.state.volumes.values().find(|v| v.name == name) else { return Readable::InPart };
     let whole = record.slots.values().all(|s| !pool.shared().authorities(&s.copies).is_empty());
     match whole {

@@ -44,10 +44,14 @@ pub enum Fault {
     Stranger,
     /// More is lost at a time than the copies bear: errors are right then, other data never is.
     Beyond,
+    /// Clients come over a network, which breaks connections, falls silent, and loses client machines.
+    Network,
+    /// Volumes are made, grown, renamed and destroyed while requests are served; scrubs begin, drives are given up.
+    Operator,
 }
 
 /// All of them.
-pub const FAULTS: [Fault; 17] = [
+pub const FAULTS: [Fault; 19] = [
     Fault::PowerCut,
     Fault::Kill,
     Fault::CrashInRecovery,
@@ -65,6 +69,8 @@ pub const FAULTS: [Fault; 17] = [
     Fault::Old,
     Fault::Stranger,
     Fault::Beyond,
+    Fault::Network,
+    Fault::Operator,
 ];
 
 impl Fault {
@@ -88,6 +94,8 @@ impl Fault {
             Fault::Old => "old",
             Fault::Stranger => "stranger",
             Fault::Beyond => "beyond",
+            Fault::Network => "network",
+            Fault::Operator => "operator",
         }
     }
 }
@@ -187,6 +195,8 @@ pub fn plan(seed: u64, options: &Options) -> Plan {
     let mut is_drawn = |fault: &Fault| match fault {
         // It excuses errors: most runs are better without.
         Fault::Beyond => dials.below(6) == 0,
+        // The volumes by themselves are what most of the rules are about.
+        Fault::Network | Fault::Operator => dials.below(2) == 0,
         _ => dials.below(3) > 0,
     };
     let drawn: Vec<Fault> = FAULTS.into_iter().filter(|fault| is_drawn(fault)).collect();

@@ -87,6 +87,12 @@ pub struct Counts {
     pub members_removed: u64,
     /// Times that all copies of drives that stayed away were made anew.
     pub rebuilt: u64,
+    pub connections: u64,
+    pub connections_lost: u64,
+    /// Changes whose connection died before they were answered.
+    pub outcomes_unknown: u64,
+    /// What operators did beside the load.
+    pub operations: u64,
 }
 
 impl std::ops::AddAssign for Counts {
@@ -99,6 +105,10 @@ impl std::ops::AddAssign for Counts {
         self.sectors_judged += other.sectors_judged;
         self.members_removed += other.members_removed;
         self.rebuilt += other.rebuilt;
+        self.connections += other.connections;
+        self.connections_lost += other.connections_lost;
+        self.outcomes_unknown += other.outcomes_unknown;
+        self.operations += other.operations;
     }
 }
 
@@ -106,7 +116,7 @@ impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} requests ({} failed), {} crashes ({} during recovery), {} members lost, {} removed in turn, {} rebuilt, {} sectors judged",
+            "{} requests ({} failed), {} crashes ({} during recovery), {} members lost, {} removed in turn, {} rebuilt, {} connections ({} lost, {} outcomes unknown), {} operations, {} sectors judged",
             self.requests,
             self.failed_requests,
             self.crashes,
@@ -114,6 +124,10 @@ impl fmt::Display for Counts {
             self.members_lost,
             self.members_removed,
             self.rebuilt,
+            self.connections,
+            self.connections_lost,
+            self.outcomes_unknown,
+            self.operations,
             self.sectors_judged
         )
     }

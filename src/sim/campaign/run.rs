@@ -2,6 +2,8 @@
 
 use super::life::{LIMIT, Life, Machine};
 use super::nemesis::mirrored_copies;
+use super::network::is_networked;
+use super::operator::direct;
 use super::oracles::{Rotten, check_extents};
 use super::plan::{Fault, Options, pick, plan};
 use super::report::{Failure, Oracle, Report, Verdict};
@@ -96,7 +98,13 @@ impl Machine {
 
     fn round(&mut self, life: Life) -> Verdict<Life> {
         let armed = self.arm(&life);
-        let loaded = self.load(&life)?;
+        let loaded = match is_networked(self) {
+            true => {
+                let operated = self.send_operator(&life);
+                self.load_over_network(&life, &operated, &armed.on.clone())?
+            }
+            false => self.load(&life)?,
+        };
         drop(armed);
         self.step(if loaded == Loaded::Crashed { "crashed" } else { "loaded" });
         let life = if self.wounded { self.mend(life)? } else { life };
@@ -122,18 +130,19 @@ impl Machine {
     /// Runs all clients to their end, or to a crash.
     pub fn load(&mut self, life: &Life) -> Verdict<Loaded> {
         let ended = Rc::new(Cell::new(0));
+        let operated = self.send_operator(life);
         for _ in 0..self.plan.clients {
             let core = usize::try_from(self.prng.below(life.handles.len() as u64)).expect("a list's index"); // widening
-            let (field, handles, done) = (self.field.clone(), life.handles[core].clone(), ended.clone());
+            let (field, ways, done) = (self.field.clone(), direct(&life.handles[core]), ended.clone());
             let (prng, requests) = (self.prng.fork(), self.plan.requests);
             life.process.core(core).spawn(async move {
-                client(field, handles, prng, requests).await;
+                client(field, ways, prng, requests).await;
                 done.set(done.get() + 1);
             });
         }
         let clients = self.plan.clients;
         let field = self.field.clone();
-        let done = || ended.get() == clients || field.failure.borrow().is_some();
+        let done = || ended.get() == clients && operated.get() || field.failure.borrow().is_some();
         let result = self.world.run(&life.process.cores, LIMIT, done);
         if let Some(failure) = self.field.failure.take() {
             return Err(failure);
@@ -148,6 +157,7 @@ impl Machine {
     /// After a load that nothing ended: go on, stop and start again, or crash at rest.
     fn pause(&mut self, life: Life) -> Verdict<Life> {
         self.heal_reads();
+        self.take_dead_away(&life.pool);
         check_extents(&life.pool)?;
         // What only a drive has that was away is not served again before the next opening.
         let alone = !self.plan.is_mirrored() || self.plan.has(Fault::Beyond);
@@ -174,7 +184,7 @@ impl Machine {
         let clean = self.close(life)?;
         self.step(if clean { "closed" } else { "not closed cleanly" });
         let mut model = self.field.model.borrow_mut();
-        for volume in 0..self.plan.volumes.len() {
+        for volume in 0..model.volume_count() {
             match clean {
                 true => model.closed(volume),
                 false => model.crash(volume),
@@ -226,7 +236,8 @@ impl Machine {
 
     /// Heals everything, closes, damages one copy where checksums see it, and looks once more.
     fn finish(&mut self, life: Life) -> Verdict {
-        (0..self.disks.len()).for_each(|i| self.disk(i).heal());
+        let alive = (0..self.disks.len()).filter(|i| !self.dead.contains(i));
+        alive.for_each(|i| self.disk(i).heal());
         let life = self.restart(life)?;
         self.settle(&life)?;
         let life = self.check_scrub(life, Rotten::Nothing)?;
@@ -247,7 +258,10 @@ impl Machine {
             self.forget_unflushed();
             return self.open();
         }
-        (0..self.plan.volumes.len()).for_each(|v| self.field.model.borrow_mut().closed(v));
+        {
+            let mut model = self.field.model.borrow_mut();
+            (0..model.volume_count()).for_each(|v| model.closed(v));
+        }
         for (index, at) in rot {
             let (_, other) = pick(&mut self.prng, rot);
             self.spoil(*index, *at, other);

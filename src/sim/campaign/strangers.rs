@@ -61,7 +61,8 @@ impl Machine {
 
     /// While one drive is removed, one that was away may be there: it missed what the removed one has.
     pub fn return_alone(&mut self, removed: usize) -> Vec<usize> {
-        let away: Vec<usize> = (0..self.disks.len()).filter(|i| !self.disk(*i).is_plugged()).collect();
+        let away = (0..self.disks.len()).filter(|i| !self.disk(*i).is_plugged() && !self.dead.contains(i));
+        let away: Vec<usize> = away.collect();
         let mut back = Vec::new();
         for index in away.into_iter().filter(|i| *i != removed) {
             if self.prng.chance(600) {

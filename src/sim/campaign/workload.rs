@@ -1,14 +1,16 @@
 //! Clients: tasks that make requests at random and check each answer against the model.
 
+use super::ledger::Ledger;
 use super::model::{Model, Moment, Stores};
 use super::plan::{VolumeSpec, pick};
+use super::port::{Miss, Port, Way};
 use super::report::{Counts, Failure, Oracle, Verdict};
 use super::stamp::{self, SECTOR};
 use crate::base::prng::Prng;
-use crate::base::units::Span;
-use crate::block::{Payload, Status, WriteFlags, ZeroFlags, pieces};
+use crate::base::units::{ByteLen, Span};
+use crate::block::{Payload, Status, pieces};
+use crate::io::driver::Address;
 use crate::reactor::Core;
-use crate::volume::Handle;
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
@@ -22,10 +24,15 @@ const BLOCK: u64 = 4096;
 /// What clients, checks and faults of a run share.
 pub struct Field {
     pub model: RefCell<Model>,
-    pub volumes: Vec<VolumeSpec>,
+    /// Those of the plan, then those that the operator made, with their sizes of now.
+    volumes: RefCell<Vec<VolumeSpec>>,
+    pub ledger: RefCell<Ledger>,
+    /// The volume that is being destroyed.
+    pub leaving: Cell<Option<usize>>,
+    connections: Cell<u32>,
     pub failure: RefCell<Option<Failure>>,
     pub counts: RefCell<Counts>,
-    /// For each volume: a member it needs is or was away, so that requests may fail.
+    /// For each volume of the plan: a member it needs is or was away, so that requests may fail.
     pub may_fail: Vec<Cell<bool>>,
     /// Space may be short: members are out of sync.
     pub may_lack_space: Cell<bool>,
@@ -38,11 +45,50 @@ impl Field {
         Field {
             model: RefCell::new(Model::new(volumes.len())),
             may_fail: volumes.iter().map(|_| Cell::new(false)).collect(),
-            volumes,
+            volumes: RefCell::new(volumes),
+            ledger: RefCell::default(),
+            leaving: Cell::new(None),
+            connections: Cell::new(0),
             failure: RefCell::default(),
             counts: RefCell::default(),
             may_lack_space: Cell::new(false),
             beyond,
+        }
+    }
+
+    /// One more volume; its number.
+    pub fn add_volume(&self, spec: VolumeSpec) -> usize {
+        self.volumes.borrow_mut().push(spec);
+        self.model.borrow_mut().add_volume()
+    }
+
+    /// The size of a volume as far as it was answered.
+    pub fn size(&self, volume: usize) -> u64 {
+        self.volumes.borrow()[volume].size.0
+    }
+
+    pub fn set_size(&self, volume: usize, size: u64) {
+        self.volumes.borrow_mut()[volume].size = ByteLen(size);
+    }
+
+    fn copies(&self, volume: usize) -> u8 {
+        self.volumes.borrow()[volume].copies
+    }
+
+    /// Where no connection went before.
+    pub fn fresh_address(&self) -> Address {
+        let number = self.connections.get() + 1;
+        self.connections.set(number);
+        let [_, a, b, c] = number.to_be_bytes();
+        Address::Tcp(([10, a, b, c], 10809).into())
+    }
+
+    /// Whether a member that this volume needs is or was away.
+    fn may_fail(&self, volume: usize) -> bool {
+        match self.may_fail.get(volume) {
+            Some(may) => may.get(),
+            None if self.copies(volume) > 1 && !self.beyond => false,
+            None => self.may_fail.iter().any(Cell::get),
         }
     }
 
@@ -55,9 +101,10 @@ impl Field {
     fn excuse(&self, volume: usize, what: &str, status: Status) -> Verdict {
         self.counts.borrow_mut().failed_requests += 1;
         let excused = match status {
-            Status::Io => self.may_fail[volume].get(),
+            Status::Io => self.may_fail(volume),
             Status::NoSpace => self.may_lack_space.get(),
-            Status::OutOfRange | Status::ReadOnly | Status::NotFast | Status::ShuttingDown => false,
+            Status::ShuttingDown => self.leaving.get() == Some(volume),
+            Status::OutOfRange | Status::ReadOnly | Status::NotFast => false,
         };
         if excused {
             return Ok(());
@@ -86,26 +133,33 @@ pub fn sectors(span: Span) -> Range<u64> {
 }
 
 /// Makes requests until it has made its number or somebody found something.
-pub async fn client(field: Rc<Field>, handles: Vec<Handle>, mut prng: Prng, requests: u64) {
+pub async fn client(field: Rc<Field>, ways: Vec<Way>, mut prng: Prng, requests: u64) {
     for _ in 0..requests {
         if field.failure.borrow().is_some() {
             return;
         }
-        let volume = usize::try_from(prng.below(handles.len() as u64)).expect("a list's index"); // widening
-        let handle = &handles[volume];
-        let begun = handle.core().now();
-        if let Err(failure) = request(&field, handle, volume, &mut prng).await {
-            field.fail(failure);
-        }
-        let took = handle.core().now().since(begun);
-        // What only one drive has is waited for much longer where that drive says nothing.
-        let waits = field.volumes[volume].copies == 1 || field.beyond;
+        let volume = usize::try_from(prng.below(ways.len() as u64)).expect("a list's index"); // widening
+        let way = &ways[volume];
+        let begun = way.core().now();
+        let made = match way.port().await {
+            Ok(port) => request(&field, &port, volume, &mut prng).await,
+            Err(failure) => Err(failure),
+        };
+        made.unwrap_or_else(|failure| field.fail(failure));
+        let took = way.core().now().since(begun);
+        // What only one drive has is waited for much longer where that drive says nothing; a network may be silent too.
+        let waits = field.copies(volume) == 1 || field.beyond || way.is_disturbed();
         let limit = if waits { 40 * REQUEST_LIMIT } else { REQUEST_LIMIT };
         if took > limit {
             field.fail(Failure::new(Oracle::Liveness, format!("a request took {took:?}")));
         }
         field.counts.borrow_mut().requests += 1;
-        pause(handle.core(), &mut prng).await;
+        pause(way.core(), &mut prng).await;
+    }
+    if prng.chance(500) {
+        for way in ways {
+            way.leave().await.unwrap_or_else(|failure| field.fail(failure));
+        }
     }
 }
 
@@ -119,16 +173,18 @@ async fn pause(core: &Core, prng: &mut Prng) {
     core.sleep(Duration::from_nanos(ns)).await;
 }
 
-async fn request(field: &Field, handle: &Handle, volume: usize, prng: &mut Prng) -> Verdict {
-    let size = field.volumes[volume].size.0;
+/// One request at random.
+pub async fn request(field: &Field, port: &Port, volume: usize, prng: &mut Prng) -> Verdict {
+    let size = port.size(field.size(volume));
     let fua = prng.chance(150);
     match prng.below(100) {
-        0..=39 => write(field, handle, volume, span(prng, size), fua).await,
-        40..=67 => read(field, handle, volume, span(prng, size)).await,
-        68..=79 => flush(field, handle, volume).await,
-        80..=86 => zero(field, handle, volume, span(prng, size), (fua, prng.chance(300))).await,
-        87..=93 => discard(field, handle, volume, large_span(prng, size), fua).await,
-        _ => allocation(field, handle, volume, large_span(prng, size), 1 + prng.below(20)).await,
+        0..=39 => write(field, port, volume, span(prng, size), fua).await,
+        40..=67 => read(field, port, volume, span(prng, size)).await,
+        68..=79 => flush(field, port, volume).await,
+        80..=86 => zero(field, port, volume, span(prng, size), (fua, prng.chance(300))).await,
+        87..=93 => discard(field, port, volume, large_span(prng, size), fua).await,
+        _ if !port.tells_allocation() => read(field, port, volume, large_span(prng, size)).await,
+        _ => allocation(field, port, volume, large_span(prng, size), 1 + prng.below(20)).await,
     }
 }
 
@@ -157,16 +213,49 @@ fn span_of(prng: &mut Prng, size: u64, longest: u64) -> Span {
     Span::at(start, len.min(size - start))
 }
 
-async fn write(field: &Field, handle: &Handle, volume: usize, span: Span, fua: bool) -> Verdict {
-    let id = field.model.borrow_mut().begin(volume, sectors(span), Stores::Stamps, fua);
-    let payload = payload(handle.core(), volume, span, id);
-    let result = handle.write(span, &payload, WriteFlags { fua }).await;
-    end(field, volume, id, &format!("write {id} of {span:?}, fua {fua}"), result)
+async fn write(field: &Field, port: &Port, volume: usize, span: Span, fua: bool) -> Verdict {
+    let id = begin(field, port, volume, span, (Stores::Stamps, fua));
+    let payload = payload(port.core(), volume, span, id);
+    let result = port.write(span, payload, fua).await;
+    end(field, port, (volume, id), &format!("write {id} of {span:?}, fua {fua}"), result)
 }
 
-fn end(field: &Field, volume: usize, id: u64, what: &str, result: Result<(), Status>) -> Verdict {
+/// A change is issued.
+fn begin(field: &Field, port: &Port, volume: usize, span: Span, (stores, fua): (Stores, bool)) -> u64 {
+    let id = field.model.borrow_mut().begin(volume, sectors(span), stores, fua);
+    if let Port::Network(call) = port {
+        call.line.sent(id, &call.address);
+    }
+    id
+}
+
+/// A change was answered, or will not be.
+fn end(
+    field: &Field,
+    port: &Port,
+    (volume, id): (usize, u64),
+    what: &str,
+    result: Result<(), Miss>,
+) -> Verdict {
+    match (&result, port) {
+        (Err(Miss::Unknown), Port::Network(call)) => {
+            call.line.lost(id);
+            return Ok(());
+        }
+        (_, Port::Network(call)) => call.line.answered(id),
+        (_, Port::Direct(_)) => {}
+    }
     field.model.borrow_mut().end(id, result.is_ok());
-    result.or_else(|status| field.excuse(volume, what, status))
+    result.or_else(|miss| missed(field, volume, what, miss))
+}
+
+/// A request that did not end well.
+fn missed(field: &Field, volume: usize, what: &str, miss: Miss) -> Verdict {
+    match miss {
+        Miss::Status(status) => field.excuse(volume, what, status),
+        // Whether a connection may die is judged where that is noticed.
+        Miss::Unknown => Ok(()),
+    }
 }
 
 /// The stamps of a write, in buffers cut and aligned as the protocols do.
@@ -184,59 +273,66 @@ fn payload(core: &Core, volume: usize, span: Span, serial: u64) -> Payload {
     payload
 }
 
-async fn read(field: &Field, handle: &Handle, volume: usize, span: Span) -> Verdict {
+async fn read(field: &Field, port: &Port, volume: usize, span: Span) -> Verdict {
     let began = field.model.borrow_mut().begin_read();
-    match handle.read(span).await {
+    match port.read(span).await {
         Ok(payload) => field.judge(volume, span, &payload.to_vec(), began),
-        Err(status) => field.excuse(volume, &format!("read of {span:?}"), status),
+        Err(miss) => {
+            field.model.borrow_mut().end_read(began);
+            missed(field, volume, &format!("read of {span:?}"), miss)
+        }
     }
 }
 
-async fn flush(field: &Field, handle: &Handle, volume: usize) -> Verdict {
+async fn flush(field: &Field, port: &Port, volume: usize) -> Verdict {
     let issued = field.model.borrow_mut().now();
-    match handle.flush().await {
+    match port.flush().await {
         Ok(()) => {
             field.model.borrow_mut().flushed(volume, issued);
             Ok(())
         }
-        Err(status) => field.excuse(volume, "flush", status),
+        Err(miss) => missed(field, volume, "flush", miss),
     }
 }
 
 async fn zero(
     field: &Field,
-    handle: &Handle,
+    port: &Port,
     volume: usize,
     span: Span,
     (fua, allocate): (bool, bool),
 ) -> Verdict {
-    let id = field.model.borrow_mut().begin(volume, sectors(span), Stores::Zeros, fua);
-    let flags = ZeroFlags { fua, allocate, fast_only: false };
-    let result = handle.write_zeroes(span, flags).await;
-    end(field, volume, id, &format!("zeroes {id} of {span:?}, fua {fua}, allocate {allocate}"), result)
+    let id = begin(field, port, volume, span, (Stores::Zeros, fua));
+    let result = port.write_zeroes(span, fua, allocate).await;
+    let what = format!("zeroes {id} of {span:?}, fua {fua}, allocate {allocate}");
+    end(field, port, (volume, id), &what, result)
 }
 
 /// Blocks covered in part keep their bytes, so only whole ones change.
-async fn discard(field: &Field, handle: &Handle, volume: usize, span: Span, fua: bool) -> Verdict {
+async fn discard(field: &Field, port: &Port, volume: usize, span: Span, fua: bool) -> Verdict {
     let (start, end_) = (span.offset().0.div_ceil(BLOCK) * BLOCK, span.end().0 / BLOCK * BLOCK);
     let whole = Span::at(start, end_.saturating_sub(start));
-    let id = field.model.borrow_mut().begin(volume, sectors(whole), Stores::Zeros, fua);
-    let result = handle.discard(span, WriteFlags { fua }).await;
-    end(field, volume, id, &format!("discard {id} of {span:?}, fua {fua}"), result)
+    let id = begin(field, port, volume, whole, (Stores::Zeros, fua));
+    let result = port.discard(span, fua).await;
+    end(field, port, (volume, id), &format!("discard {id} of {span:?}, fua {fua}"), result)
 }
 
-async fn allocation(field: &Field, handle: &Handle, volume: usize, span: Span, runs_max: u64) -> Verdict {
+async fn allocation(field: &Field, port: &Port, volume: usize, span: Span, runs_max: u64) -> Verdict {
     let began = field.model.borrow_mut().begin_read();
     let runs_max = usize::try_from(runs_max).expect("20 at most");
-    let answer = match handle.allocation(span, runs_max).await {
+    let answer = match port.allocation(span, runs_max).await {
         Ok(answer) => answer,
-        Err(status) => return field.excuse(volume, &format!("allocation of {span:?}"), status),
+        Err(miss) => {
+            field.model.borrow_mut().end_read(began);
+            return missed(field, volume, &format!("allocation of {span:?}"), miss);
+        }
     };
+    let runs_max = if matches!(port, Port::Direct(_)) { runs_max } else { usize::MAX };
     let bad = |what: String| Err(Failure::new(Oracle::Answers, format!("allocation of {span:?}: {what}")));
     let covered: u64 = answer.runs.iter().map(|r| r.len.0).sum();
-    let right = answer.span.offset() == span.offset() && covered == answer.span.len().0;
-    if !right || covered == 0 || covered > span.len().0 || answer.runs.len() > runs_max {
-        return bad(format!("{covered} bytes in {} runs for {:?}", answer.runs.len(), answer.span));
+    if answer.from != span.offset() || covered == 0 || covered > span.len().0 || answer.runs.len() > runs_max
+    {
+        return bad(format!("{covered} bytes in {} runs from {:?}", answer.runs.len(), answer.from));
     }
     let mut model = field.model.borrow_mut();
     model.end_read(began);
@@ -252,8 +348,13 @@ async fn allocation(field: &Field, handle: &Handle, volume: usize, span: Span, r
 }
 
 /// Reads a volume whole, judges it, and gives the bytes that could not be read. Nothing else is under way.
-pub async fn verify(field: &Field, handle: &Handle, volume: usize, prng: &mut Prng) -> Verdict<u64> {
-    let size = field.volumes[volume].size.0;
+pub async fn verify(
+    field: &Field,
+    handle: &crate::volume::Handle,
+    volume: usize,
+    prng: &mut Prng,
+) -> Verdict<u64> {
+    let size = field.size(volume);
     let step = pick(prng, &[64 << 10, 256 << 10, 1 << 20]);
     let mut unreadable = 0;
     for start in (0..size).step_by(usize::try_from(step).expect("64-bit platform")) {

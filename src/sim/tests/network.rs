@@ -118,6 +118,46 @@ fn a_clogged_connection_is_silent_until_it_is_unclogged() {
 }
 
 #[test]
+fn what_was_on_its_way_when_a_connection_was_clogged_comes_late_though_its_sender_closed() {
+    let Pair { world, head, client, cores, near, far } = pair(1, NetDials::default());
+    let connection = world.connections()[0];
+    let silent = world.clone();
+    client.core(0).spawn(async move {
+        let core = near.core().clone();
+        {
+            let sending = std::pin::pin!(send(&near, b"hello"));
+            let clogging = std::pin::pin!(async {
+                core.sleep(Duration::from_micros(10)).await;
+                silent.clog(connection);
+                core.sleep(Duration::from_secs(1)).await;
+            });
+            futures_util::future::select(sending, clogging).await;
+        }
+        drop(near);
+    });
+    world.after(Duration::from_secs(9), move |world| world.unclog(connection));
+    let receiver = far.clone();
+    let heard = world.run_on(&cores, head.core(0), LIMIT, async move { receive(&receiver, 5).await });
+    assert_eq!(heard.unwrap().map(|bytes| bytes[0]), Ok(b'h'));
+    assert!(world.now().as_ns() > 9_000_000_000);
+    drop(far);
+    assert_eq!((world.bury(head), world.bury(client)), (0, 0));
+}
+
+#[test]
+fn a_machine_that_vanishes_is_heard_of_late() {
+    let pair = pair(1, NetDials::default());
+    pair.world.vanish(pair.client.id);
+    let began = pair.world.now();
+    let far = pair.far.clone();
+    let task = async move { receive(&far, 1).await };
+    let heard = pair.world.run_on(&pair.cores, pair.head.core(0), LIMIT, task);
+    assert_eq!(heard.unwrap(), Err(Errno::ECONNRESET));
+    assert!(pair.world.now() > began);
+    pair.bury();
+}
+
+#[test]
 fn a_reset_ends_both_ends() {
     let pair = pair(1, NetDials::default());
     let connection = pair.world.connections()[0];

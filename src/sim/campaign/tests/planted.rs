@@ -77,6 +77,7 @@ found! {
     r33_rebuild_that_commits_before_the_flush RebuildWithoutFlush 53,
     r37_healing_that_overtakes_writes HealWithoutHold 174,
     r25_twins_that_are_accepted TwinsAccepted 5,
+    r09_writes_answered_before_they_are_done AnswerBeforeWrite 0,
 }
 
 /// Found by `sim --planted`, and too far out, or too slow, to be looked for in every test run.

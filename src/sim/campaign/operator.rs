@@ -1,0 +1,291 @@
+//! The operator: makes, grows, renames and destroys volumes, begins scrubs and gives up drives, while clients work.
+//!
+//! What was answered is in the ledger for good. Volumes of the operator have numbers of their own in the model, each
+//! one a new number, so that what an extent held for another volume would be seen. They are used from the home core.
+
+use super::ledger::{Entry, Operation};
+use super::life::{Life, Machine};
+use super::plan::{Fault, VolumeSpec, pick};
+use super::port::{Port, Way};
+use super::report::{Failure, Oracle, Verdict};
+use super::workload::{Field, request};
+use crate::base::prng::Prng;
+use crate::base::units::{ByteLen, MemberId};
+use crate::pool::state::MemberState;
+use crate::pool::{Pool, PoolError, VolumePlan};
+use crate::reactor::Core;
+use crate::reactor::sync::lock;
+use crate::volume::Volume;
+use futures_util::future::join;
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Volumes of the operator at a time, and bytes of the largest.
+const VOLUMES_MAX: usize = 2;
+const SIZE_MAX: u64 = 2 << 20;
+
+/// By how much volumes of the clients may grow in all, bytes.
+const GROWTH_MAX: u64 = 1 << 20;
+
+const BLOCK: u64 = 4096;
+
+/// What the operator of one load works with.
+struct Operator {
+    field: Rc<Field>,
+    pool: Pool,
+    core: Core,
+    prng: Prng,
+    /// How volumes are made.
+    spec: VolumeSpec,
+    /// The sizes that the clients' volumes began with.
+    sizes: Vec<u64>,
+    /// Drives that are gone may be given up.
+    gives_up: bool,
+}
+
+impl Machine {
+    /// Sends an operator along with a load, if the plan has one and nothing is unsettled. The cell tells when he is done.
+    pub fn send_operator(&mut self, life: &Life) -> Rc<Cell<bool>> {
+        let done = Rc::new(Cell::new(true));
+        if !self.plan.has(Fault::Operator)
+            || self.field.ledger.borrow().is_unsettled()
+            || self.prng.chance(250)
+        {
+            return done;
+        }
+        done.set(false);
+        let steps = 1 + self.prng.below(10);
+        let operator = Operator {
+            field: self.field.clone(),
+            pool: life.pool.clone(),
+            core: life.process.core(0).clone(),
+            prng: self.prng.fork(),
+            spec: self.spec_of_operator(),
+            sizes: self.plan.volumes.iter().map(|v| v.size.0).collect(),
+            gives_up: self.plan.is_mirrored() && !self.plan.has(Fault::Beyond),
+        };
+        self.step(format!("an operator does {steps} things"));
+        let ended = done.clone();
+        life.process.core(0).spawn(async move {
+            operator.work(steps).await;
+            ended.set(true);
+        });
+        done
+    }
+
+    /// Volumes that bear as much as those of the plan do.
+    fn spec_of_operator(&mut self) -> VolumeSpec {
+        let drives = u8::try_from(self.disks.len()).expect("5 at most");
+        let copies = u8::try_from(self.plan.spare() + 1).expect("3 at most").min(drives);
+        let marked = copies == 1 || self.plan.volumes.iter().all(|v| v.checksums);
+        VolumeSpec {
+            size: ByteLen(SIZE_MAX),
+            copies,
+            unit: pick(&mut self.prng, &[None, Some(4 << 10), Some(16 << 10), Some(1 << 20)]).map(ByteLen),
+            checksums: marked || self.prng.chance(500),
+        }
+    }
+
+    /// Drives that were said to be dead are never used again, so nobody leaves them where they are.
+    pub fn take_dead_away(&mut self, pool: &Pool) {
+        let members = lock(&pool.shared().live).state.members.clone();
+        for (id, _) in members.iter().filter(|(_, record)| record.absence.dead) {
+            let index = usize::from(id.0);
+            if self.dead.insert(index) {
+                self.step(format!("drive {index} is dead"));
+                self.touched.insert(index);
+            }
+            if self.disk(index).is_plugged() {
+                self.disk(index).unplug();
+            }
+        }
+    }
+
+    /// After an opening: the volumes are those of the ledger.
+    pub fn check_ledger(&self, pool: &Pool) -> Verdict {
+        if !self.plan_had_operator {
+            return Ok(());
+        }
+        let found: BTreeMap<String, u64> =
+            pool.volumes().into_iter().map(|(name, v)| (name, v.shape.load().size.0)).collect();
+        let mut ledger = self.field.ledger.borrow_mut();
+        ledger.judge(&found)?;
+        ledger.volumes().values().for_each(|entry| self.field.set_size(entry.number, entry.size));
+        Ok(())
+    }
+}
+
+impl Operator {
+    async fn work(mut self, steps: u64) {
+        for _ in 0..steps {
+            let most = pick(&mut self.prng, &[3_000_000, 30_000_000, 300_000_000, 2_000_000_000]);
+            let pause = Duration::from_nanos(self.prng.below(most));
+            self.core.sleep(pause).await;
+            if self.field.failure.borrow().is_some() || self.field.ledger.borrow().is_unsettled() {
+                return;
+            }
+            if let Err(failure) = self.step().await {
+                self.field.fail(failure);
+            }
+        }
+    }
+
+    async fn step(&mut self) -> Verdict {
+        let mine = self.mine();
+        let one = if mine.is_empty() { None } else { Some(pick(&mut self.prng, &mine)) };
+        match (self.prng.below(10), one) {
+            (0..=1, _) => self.grow_one().await,
+            (2, _) => self.scrub().await,
+            (3, _) => self.give_up().await,
+            (_, None) => self.create().await,
+            (4..=5, Some(_)) if mine.len() < VOLUMES_MAX => self.create().await,
+            (6, Some(number)) => self.rename(number).await,
+            (7, Some(number)) => self.destroy(number).await,
+            (_, Some(number)) => self.use_one(number).await,
+        }
+    }
+
+    /// The numbers of the volumes that are not of the plan.
+    fn mine(&self) -> Vec<usize> {
+        let ledger = self.field.ledger.borrow();
+        ledger.volumes().values().map(|e| e.number).filter(|n| *n >= self.sizes.len()).collect()
+    }
+
+    fn name_of(&self, number: usize) -> String {
+        let ledger = self.field.ledger.borrow();
+        let (name, _) = ledger.volumes().iter().find(|(_, e)| e.number == number).expect("it is known");
+        name.clone()
+    }
+
+    /// An operation ended. One that failed is unsettled until the next opening.
+    fn ended(&self, what: &str, result: Result<(), PoolError>) -> Verdict<bool> {
+        self.field.counts.borrow_mut().operations += 1;
+        match result {
+            Ok(()) => {
+                self.field.ledger.borrow_mut().done();
+                Ok(true)
+            }
+            // Without some drives there are too few for the copies, or no majority.
+            Err(_) if self.field.may_lack_space.get() => Ok(false),
+            Err(error) => Err(Failure::new(Oracle::Answers, format!("{what}: {error}"))),
+        }
+    }
+
+    async fn create(&mut self) -> Verdict {
+        let size = (1 + self.prng.below(SIZE_MAX / BLOCK)) * BLOCK;
+        let spec = VolumeSpec { size: ByteLen(size), ..self.spec.clone() };
+        let number = self.field.add_volume(spec.clone());
+        let name = format!("w{number}");
+        let plan = VolumePlan {
+            name: name.clone(),
+            size: spec.size,
+            copies: Some(spec.copies),
+            unit: spec.unit,
+            checksums: spec.checksums,
+        };
+        self.begin(Operation::Create { name, entry: Entry { number, size } });
+        let made = self.pool.create_volume(&self.core, &plan).await.map(drop);
+        match self.ended("a volume was not made", made)? {
+            true => self.use_one(number).await,
+            false => Ok(()),
+        }
+    }
+
+    fn begin(&self, operation: Operation) {
+        self.field.ledger.borrow_mut().begin(operation);
+    }
+
+    async fn grow_one(&mut self) -> Verdict {
+        let all: Vec<Entry> = self.field.ledger.borrow().volumes().values().copied().collect();
+        let Entry { number, size } = pick(&mut self.prng, &all);
+        let most = self.sizes.get(number).map_or(SIZE_MAX, |size| size + GROWTH_MAX);
+        let larger = size + (1 + self.prng.below(64)) * BLOCK;
+        if larger > most {
+            return Ok(());
+        }
+        let name = self.name_of(number);
+        self.begin(Operation::Grow { name: name.clone(), size: larger });
+        let grown = self.pool.grow_volume(&name, ByteLen(larger)).await;
+        if self.ended("a volume was not grown", grown)? {
+            self.field.set_size(number, larger);
+        }
+        Ok(())
+    }
+
+    async fn rename(&mut self, number: usize) -> Verdict {
+        let (from, to) = (self.name_of(number), format!("w{number}-{}", self.prng.below(1000)));
+        if from == to {
+            return Ok(());
+        }
+        self.begin(Operation::Rename { from: from.clone(), to: to.clone() });
+        let renamed = self.pool.rename_volume(&from, &to).await;
+        self.ended("a volume was not renamed", renamed).map(drop)
+    }
+
+    /// Destroys a volume that somebody uses still: requests under way end, later ones are refused.
+    async fn destroy(&mut self, number: usize) -> Verdict {
+        let (name, field, mut prng) = (self.name_of(number), self.field.clone(), self.prng.fork());
+        let port = Port::Direct(way_to(&self.pool, &self.core, &name)?);
+        self.begin(Operation::Destroy { name: name.clone() });
+        field.leaving.set(Some(number));
+        let using = async {
+            for _ in 0..prng.below(6) {
+                request(&field, &port, number, &mut prng).await?;
+            }
+            Verdict::Ok(())
+        };
+        let (used, destroyed) = join(using, self.pool.destroy_volume(&name)).await;
+        field.leaving.set(None);
+        used?;
+        self.ended("a volume was not destroyed", destroyed).map(drop)
+    }
+
+    /// Some requests to one of his volumes.
+    async fn use_one(&mut self, number: usize) -> Verdict {
+        let port = Port::Direct(way_to(&self.pool, &self.core, &self.name_of(number))?);
+        for _ in 0..1 + self.prng.below(8) {
+            request(&self.field, &port, number, &mut self.prng).await?;
+        }
+        Ok(())
+    }
+
+    async fn scrub(&mut self) -> Verdict {
+        self.field.counts.borrow_mut().operations += 1;
+        match self.pool.begin_scrub(&self.core).await {
+            Err(error) if !self.field.may_lack_space.get() => {
+                Err(Failure::new(Oracle::Answers, format!("a scrub did not begin: {error}")))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// A drive that is gone is said to be dead: its copies are made anew at once.
+    async fn give_up(&mut self) -> Verdict {
+        let facts = self.pool.facts();
+        let gone = |s: MemberState| matches!(s, MemberState::Missing | MemberState::Faulted);
+        let gone: Vec<MemberId> = facts.members.iter().filter(|m| gone(m.state)).map(|m| m.id).collect();
+        if gone.is_empty() || !self.gives_up {
+            return Ok(());
+        }
+        self.field.counts.borrow_mut().operations += 1;
+        // It may come back meanwhile, which is a reason to refuse.
+        let _ = self.pool.declare_dead(pick(&mut self.prng, &gone)).await;
+        Ok(())
+    }
+}
+
+/// A way to a volume of a pool by its present name, from one core.
+pub fn way_to(pool: &Pool, core: &Core, name: &str) -> Verdict<crate::volume::Handle> {
+    match pool.volume(name) {
+        Some(volume) => Ok(Arc::new(Volume::in_pool(volume)).handle(core)),
+        None => Err(Failure::new(Oracle::Durability, format!("there is no volume {name}"))),
+    }
+}
+
+/// The same, as clients have it.
+pub fn direct(handles: &[crate::volume::Handle]) -> Vec<Way> {
+    handles.iter().cloned().map(Way::Direct).collect()
+}
