@@ -77,15 +77,19 @@ found! {
     r33_rebuild_that_commits_before_the_flush RebuildWithoutFlush 53,
     r37_healing_that_overtakes_writes HealWithoutHold 174,
     r25_twins_that_are_accepted TwinsAccepted 5,
+    r24_members_that_return_without_the_log RejoinWithoutLog 161,
+    r23_the_log_that_counts_most NewestByCounter 11,
+    r37_blocks_that_are_not_asked_whose_they_are ChecksumWithoutAddress 6,
+    r24_drives_whose_end_is_gone HollowBelieved 67,
 }
 
 /// Found by `sim --planted`, and too far out, or too slow, to be looked for in every test run.
 const BY_TOOL_ONLY: &[Planted] =
     &[Planted::RetryFailedFlush, Planted::ReadStaleCopy, Planted::ForgetMissedOfOthers];
 
-/// Holes: nothing has seen these yet.
-const NOT_FOUND_YET: &[Planted] =
-    &[Planted::FreeDuringSave, Planted::ChecksumWithoutAddress, Planted::RejoinWithoutLog];
+/// Holes: nothing has seen this yet. What is written too late must lie where another slot was placed meanwhile, and
+/// extents are used again only after all others.
+const NOT_FOUND_YET: &[Planted] = &[Planted::FreeDuringSave];
 
 #[test]
 fn every_bug_is_looked_for() {
