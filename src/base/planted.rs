@@ -93,7 +93,7 @@ bugs! {
     ReadStaleCopy,
     /// A checksum that does not match is not noticed.
     TrustChecksums,
-    /// A checksum does not depend on the block's address.
+    /// Neither a checksum nor a region block is asked whose it is and where it belongs.
     ChecksumWithoutAddress,
     /// A wrong copy is healed with what it has itself.
     HealFromWrongCopy,
@@ -147,6 +147,8 @@ bugs! {
     OldImageBelieved,
     /// A member whose end was cut off while nobody looked is believed to have everything.
     HollowBelieved,
+    /// Of two histories the one that counts more openings and commits is believed.
+    NewestByCounter,
     /// Of two drives with one identity the first is used.
     TwinsAccepted,
 

@@ -149,6 +149,9 @@ impl Disk {
     pub async fn flush(&self, core: &Core, patience: Patience) -> Result<(), Errno> {
         let need = self.durability.written.load(Ordering::Acquire);
         let until = core.turn_at() + patience.longest();
+        if is_planted(core, Planted::RetryFailedFlush) {
+            self.durability.flush_failed.store(false, Ordering::Release);
+        }
         loop {
             if self.has_failed_flush() {
                 return Err(Errno::EIO);
@@ -179,11 +182,7 @@ impl Disk {
                     false => Err(e),
                 });
                 self.errors.write.fetch_add(u64::from(ended.is_err()), Ordering::Relaxed);
-                let good = self.durability.note_flush(&ended, covers);
-                if is_planted(core, Planted::RetryFailedFlush) {
-                    self.durability.flush_failed.store(false, Ordering::Release);
-                }
-                good
+                self.durability.note_flush(&ended, covers)
             }
             Err(_) => {
                 self.errors.write.fetch_add(1, Ordering::Relaxed);

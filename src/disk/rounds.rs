@@ -91,38 +91,3 @@ impl Rounds {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sim::World;
-    use std::rc::Rc;
-    use std::time::Duration;
-
-    /// Nobody waits longer than he would for a round of his own because somebody else has more patience.
-    #[test]
-    fn who_joins_a_round_that_takes_too_long_leaves_it() {
-        let world = World::new(1);
-        let head = world.boot(1);
-        let core = head.core(0).clone();
-        let work = async move {
-            let rounds = Rc::new(Rounds::default());
-            let long = || async {
-                core.sleep(Duration::from_secs(60)).await;
-                true
-            };
-            let leader = rounds.join(&core, None, long);
-            let follower = async {
-                core.sleep(Duration::from_secs(1)).await;
-                let until = core.now() + Duration::from_secs(3);
-                let good = rounds.join(&core, Some(until), || async { true }).await;
-                (good, core.now().since(until))
-            };
-            futures_util::future::join(leader, follower).await
-        };
-        let limit = Duration::from_secs(100);
-        let (led, (joined, beyond)) = world.run_on(&head.cores, head.core(0), limit, work).expect("ends");
-        assert!(led && !joined);
-        assert!(beyond < Duration::from_secs(1), "{beyond:?} too late");
-    }
-}

@@ -4,7 +4,7 @@ use super::fragment_read::Unreadable;
 use super::planted::{Planted, is_planted};
 use super::reach::{Reach, Reached};
 use super::region::{Hold, Load, Placement, Region};
-use super::region_block::{Owner, Places, RegionBlock};
+use super::region_block::{Owner, Places, RegionBlock, parse_whosever};
 use super::volume::PoolVolume;
 use crate::base::limits::BLOCK;
 use crate::base::units::ByteLen;
@@ -141,6 +141,9 @@ pub async fn stored_by_copy(
         let at = member.layout.region_block(copy.extent, region.key.region, 0);
         let into = core.buffers().take(2 * ByteLen(BLOCK).as_usize());
         let both = disk.read(core, at, into, reach.patience(reached)).await.ok()?;
+        if is_planted(&volume.pool, Planted::ChecksumWithoutAddress) {
+            return Some(parse_whosever(both.as_slice(), blocks));
+        }
         Some(Places::parse(both.as_slice(), &owner, blocks, at))
     });
     join_all(reads).await

@@ -12,7 +12,7 @@ use super::lifecycle::{Event, after};
 use super::log::{Age, LogArea, Position, Replayed, read_bytes};
 use super::member::Member;
 use super::planted::{Planted, hand_down, is_planted};
-use super::quorum::{Elected, QuorumError, Voter, elect};
+use super::quorum::{Elected, QuorumError, Voter, elect, newest_by_counter};
 use super::replay::replay;
 use super::returning::{self, Back, returned};
 use super::shared::{Live, Shared};
@@ -291,7 +291,12 @@ async fn start(
         logs.extend(log.take().map(|log| (Voter::Witness, log)));
     }
     let name = candidates.first().map(|c| c.superblock.pool_name.clone()).unwrap_or_default();
-    let elected = match elect(&logs, plan.force || is_planted(core, Planted::MinorityIsEnough)) {
+    let forced = plan.force || is_planted(core, Planted::MinorityIsEnough);
+    let elected = match elect(&logs, forced) {
+        Err(QuorumError::Forked(_)) if is_planted(core, Planted::NewestByCounter) => newest_by_counter(&logs),
+        elected => elected,
+    };
+    let elected = match elected {
         Ok(elected) => elected,
         Err(error) => {
             let error = explain(&name, &error, &logs, &candidates);

@@ -64,12 +64,7 @@ pub struct Elected<'a> {
 
 /// Chooses the newest log. Every vote that is present counts, old and damaged ones too: what each of them had is known.
 pub fn elect<'a>(votes: &'a [(Voter, Replayed)], forced: bool) -> Result<Elected<'a>, QuorumError> {
-    let (leader, newest) = votes
-        .iter()
-        .max_by_key(|(voter, r)| (r.position.age(), std::cmp::Reverse(*voter)))
-        .map(|(voter, r)| (*voter, r))
-        .ok_or(QuorumError::NoLog)?;
-    let tally = tally(&newest.state, votes.iter().map(|(voter, _)| *voter));
+    let Elected { leader, replayed: newest, tally, .. } = newest_by_counter(votes)?;
     if !tally.is_majority() && !forced {
         return Err(QuorumError::NoMajority(tally));
     }
@@ -84,6 +79,17 @@ pub fn elect<'a>(votes: &'a [(Voter, Replayed)], forced: bool) -> Result<Elected
             Ok(Elected { leader, replayed: newest, tally, forced })
         }
     }
+}
+
+/// The log that counts most openings and commits. Nothing says yet that the others are of its history.
+pub fn newest_by_counter<'a>(votes: &'a [(Voter, Replayed)]) -> Result<Elected<'a>, QuorumError> {
+    let (leader, newest) = votes
+        .iter()
+        .max_by_key(|(voter, r)| (r.position.age(), std::cmp::Reverse(*voter)))
+        .map(|(voter, r)| (*voter, r))
+        .ok_or(QuorumError::NoLog)?;
+    let tally = tally(&newest.state, votes.iter().map(|(voter, _)| *voter));
+    Ok(Elected { leader, replayed: newest, tally, forced: false })
 }
 
 /// Commits after the newest one that can be read, which some copy had and which a majority may have had.

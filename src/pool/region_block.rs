@@ -119,6 +119,16 @@ impl Places {
     }
 }
 
+/// Both places for `ChecksumWithoutAddress`: each is believed to be what it says.
+pub fn parse_whosever(both: &[u8], blocks: usize) -> Places {
+    let sound = |bytes: &[u8]| {
+        let (own, owner, _, _) = said(bytes)?;
+        RegionBlock::parse(bytes, &owner, blocks, own)
+    };
+    let newest = both.chunks_exact(LEN).filter_map(sound).max_by_key(|block| block.version);
+    Places { newest, damaged: false, doubtful: false }
+}
+
 /// The version of a block that names this owner and is not what was written.
 fn damaged_version(bytes: &[u8], owner: &Owner, at: ByteOffset) -> Option<u64> {
     let block = bytes.get(..LEN)?;
@@ -128,6 +138,12 @@ fn damaged_version(bytes: &[u8], owner: &Owner, at: ByteOffset) -> Option<u64> {
 
 /// Whether there are checksums, and the version; None if the block names another place or owner.
 fn head(block: &[u8], owner: &Owner, at: ByteOffset) -> Option<(bool, u64)> {
+    let (own, found, with_sums, version) = said(block)?;
+    (own == at && found == *owner).then_some((with_sums, version))
+}
+
+/// What a block says of itself: its place, its owner, whether there are checksums, and the version.
+fn said(block: &[u8]) -> Option<(ByteOffset, Owner, bool, u64)> {
     let mut r = Reader::new(block);
     if r.u32().ok()? != MAGIC {
         return None;
@@ -141,7 +157,7 @@ fn head(block: &[u8], owner: &Owner, at: ByteOffset) -> Option<(bool, u64)> {
         stamp: r.u32().and_then(|_| r.u64()).ok()?,
     };
     let version = r.u64().ok()?;
-    (own == at.0 && found == *owner).then_some((with_sums, version))
+    Some((ByteOffset(own), found, with_sums, version))
 }
 
 #[cfg(test)]

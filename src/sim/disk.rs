@@ -167,10 +167,18 @@ impl Disk {
             ns += latency.flush_ns;
         }
         ns += self.prng.below(latency.jitter_ns + 1);
-        if self.prng.chance(self.dials.stutter) {
-            ns += self.prng.below(2_000_000_000);
-        }
         ns * self.slow_factor
+    }
+
+    /// How much longer this operation takes because the drive stutters, nanoseconds. Flushes are of the whole drive.
+    pub(super) fn stutter_ns(&mut self, action: Action, span: Span) -> u64 {
+        let whole = self.dials.area.is_none();
+        let struck = match action {
+            Action::Flush => whole,
+            Action::Read | Action::Write => whole || self.dials.reaches(action, span),
+        };
+        let stutters = struck && self.prng.chance(self.dials.stutter);
+        if stutters { self.prng.below(2_000_000_000) * self.slow_factor } else { 0 }
     }
 
     /// Whether a span may be read or written: aligned, and (but for growing files) inside.

@@ -233,7 +233,7 @@ impl State {
             Op::Zero { .. } | Op::Discard { .. } => 0,
             _ => io.span.len().0,
         };
-        let duration = disk.duration_ns(io.action, moved);
+        let duration = disk.duration_ns(io.action, moved) + disk.stutter_ns(io.action, io.span);
         let early = disk.prng.chance(500).then(|| disk.prng.below(duration));
         let (action, index, offset, sum) = (io.action, io.disk, io.offset, io.sum);
         self.storage.files.get_mut(&io.file).expect("admitted").in_flight += 1;

@@ -85,6 +85,33 @@ fn r04_who_asks_while_a_round_runs_is_served_by_one_that_starts_afterwards() {
     assert_eq!(started.get(), 2, "and those who wait share one");
 }
 
+/// Nobody waits longer than he would for a round of his own because somebody else has more patience.
+#[test]
+fn r43_who_joins_a_flush_that_takes_too_long_leaves_it() {
+    let world = World::new(43);
+    let head = world.boot(1);
+    let core = head.core(0).clone();
+    let work = async move {
+        let rounds = Rc::new(Rounds::default());
+        let long = || async {
+            core.sleep(Duration::from_secs(60)).await;
+            true
+        };
+        let leader = rounds.join(&core, None, long);
+        let follower = async {
+            core.sleep(Duration::from_secs(1)).await;
+            let until = core.now() + Duration::from_secs(3);
+            let good = rounds.join(&core, Some(until), || async { true }).await;
+            (good, core.now().since(until))
+        };
+        futures_util::future::join(leader, follower).await
+    };
+    let limit = Duration::from_secs(100);
+    let (led, (joined, beyond)) = world.run_on(&head.cores, head.core(0), limit, work).expect("ends");
+    assert!(led && !joined);
+    assert!(beyond < Duration::from_secs(1), "{beyond:?} too late");
+}
+
 #[test]
 fn r05_a_flush_is_left_out_only_after_one_that_succeeded() {
     let world = World::new(5);

@@ -249,17 +249,25 @@ impl Machine {
 
     /// Opens the pool once, in a new life.
     pub fn attempt(&mut self) -> Verdict<Attempt> {
-        let process = self.world.boot(self.plan.cores);
-        self.plant(&process);
-        let core = process.core(0).clone();
-        let plan = OpenPlan {
+        self.attempt_by(self.open_plan())
+    }
+
+    pub fn open_plan(&self) -> OpenPlan {
+        OpenPlan {
             disks: self.disks.iter().chain(&self.strangers).cloned().collect(),
             pool: None,
             witness_folder: WITNESS_FOLDER.into(),
             force: false,
             cache: self.plan.cache,
             rebuild_after: self.plan.rebuild_after,
-        };
+        }
+    }
+
+    /// Opens the pool once as a plan says, in a new life.
+    pub fn attempt_by(&mut self, plan: OpenPlan) -> Verdict<Attempt> {
+        let process = self.world.boot(self.plan.cores);
+        self.plant(&process);
+        let core = process.core(0).clone();
         let opened = self.on(&process, async move { pool::open(&core, &plan).await });
         match opened {
             Ok(Ok(pool)) => Ok(Attempt::Opened(Box::new(self.live(process, pool)))),

@@ -2,7 +2,10 @@
 
 use super::life::{Life, Machine};
 use super::plan::{Fault, pick};
+use super::report::{Failure, Oracle, Verdict};
+use super::run::Loaded;
 use crate::base::units::{ByteLen, ExtentIndex, MemberId, Span};
+use crate::pool::layout::REGION_BLOCKS_LEN;
 use crate::pool::quorum::{votes_of, witness_counts};
 use crate::pool::redundancy::mirror::Copy;
 use crate::reactor::sync::lock;
@@ -42,7 +45,7 @@ impl Machine {
             self.break_writes(life);
         }
         if self.plan.has(Fault::Stutter) && self.prng.chance(150) {
-            self.stutter();
+            self.stutter(life);
         }
         // Reads fail on one member at a time.
         if self.plan.has(Fault::ReadError) && !failing && self.touched.is_empty() && self.prng.chance(500) {
@@ -149,7 +152,10 @@ impl Machine {
         let (index, chance) = (self.any_disk(), pick(&mut self.prng, &[5, 30, 200]));
         let (lost_write, misdirected_write) =
             pick(&mut self.prng, &[(chance, 0), (0, chance), (chance, chance)]);
-        let area = Some(vec![data_area(life, index)]);
+        // Each strikes within its own area: data is hit by data, region blocks by region blocks.
+        let (data, blocks) = (data_area(life, index), region_block_area(life, index));
+        let areas = [vec![data], vec![data, blocks], vec![blocks]];
+        let area = Some(areas[usize::try_from(self.prng.below(3)).expect("below 3")].clone());
         let misdirected_read = pick(&mut self.prng, &[0, chance]);
         self.step(format!(
             "drive {index} loses {lost_write}, misdirects {misdirected_write} and {misdirected_read} of 1000"
@@ -195,12 +201,20 @@ impl Machine {
         }
     }
 
-    fn stutter(&mut self) {
+    fn stutter(&mut self, life: &Life) {
         let Some(index) = self.expendable() else { return };
         self.touch(index);
-        let stutter = pick(&mut self.prng, &[2, 10, 50]);
-        self.step(format!("drive {index} stutters at {stutter} of 1000 operations"));
-        self.disk(index).set_dials(Dials { stutter, ..Dials::default() });
+        // All of it, or what it has about regions: a save that takes long while all else goes on.
+        let (stutter, area) = match self.prng.chance(500) {
+            true => (pick(&mut self.prng, &[2, 10, 50]), None),
+            false => {
+                let area = vec![region_block_area(life, index)];
+                (pick(&mut self.prng, &[50, 200, 500]), Some(area))
+            }
+        };
+        let part = if area.is_some() { " on region blocks" } else { "" };
+        self.step(format!("drive {index} stutters at {stutter} of 1000 operations{part}"));
+        self.disk(index).set_dials(Dials { stutter, area, ..Dials::default() });
     }
 
     fn unplug_soon(&mut self, on: &Rc<Cell<bool>>) {
@@ -235,6 +249,34 @@ impl Machine {
                 world.after(lasts, move |_| disk.release());
             }
         });
+    }
+
+    /// Drives leave one after another under load, each when the one before it is in sync again; the last one stays away.
+    /// False if no drive can be spared.
+    pub fn lose_one_after_another(&mut self, life: &Life) -> Verdict<bool> {
+        let most = 2 + self.prng.below(2);
+        let mut before = None;
+        for number in 0..most {
+            if let Some(index) = before {
+                let id = MemberId(u16::try_from(index).expect("5 at most"));
+                if life.pool.shared().member(id).is_in_sync() {
+                    // Nothing was asked of it: the pool does not know yet that it lacks what was in its cache.
+                    return Ok(true);
+                }
+                self.disk(index).plug();
+                self.settle(life)?;
+            }
+            let next = (0..8).find_map(|_| self.expendable().filter(|index| Some(*index) != before));
+            let Some(index) = next.filter(|_| self.touched.is_empty()) else { return Ok(number > 0) };
+            self.touch(index);
+            self.step(format!("drive {index} leaves"));
+            self.disk(index).unplug();
+            if self.load(life)? == Loaded::Crashed {
+                return Err(Failure::new(Oracle::Liveness, "crashed without an order"));
+            }
+            before = Some(index);
+        }
+        Ok(true)
     }
 
     fn fail_once(&mut self, on: &Rc<Cell<bool>>) {
@@ -334,6 +376,13 @@ fn data_area(life: &Life, index: usize) -> Span {
     let member = life.pool.shared().member(MemberId(u16::try_from(index).expect("5 at most")));
     let start = member.layout.data(ExtentIndex(0), ByteLen(0)).0;
     Span::at(start, u64::from(member.layout.extents) * life.pool.shared().extent.0)
+}
+
+/// Where a member has the blocks that describe regions.
+fn region_block_area(life: &Life, index: usize) -> Span {
+    let member = life.pool.shared().member(MemberId(u16::try_from(index).expect("5 at most")));
+    let start = member.layout.regions_start.0;
+    Span::at(start, member.layout.regions() * REGION_BLOCKS_LEN)
 }
 
 /// Copies of slots that have another copy in sync, in volumes that satisfy a condition (by their checksums).

@@ -8,6 +8,7 @@ use super::workload::verify;
 use crate::base::units::{ByteLen, MemberId};
 use crate::pool::Pool;
 use crate::pool::member::Member;
+use crate::pool::quorum::witness_counts;
 use crate::pool::report::PoolFacts;
 use crate::pool::shared::Shared;
 use crate::pool::state::{FreeExtents, MemberState};
@@ -201,7 +202,7 @@ impl Machine {
         self.world.power_cut();
         self.end(life)?;
         self.forget_unflushed();
-        let scene = self.scene();
+        let (scene, model) = (self.scene(), self.field.model.borrow().clone());
         let touched = self.touched.clone();
         for index in 0..self.disks.len() {
             if !self.disk(index).is_plugged() {
@@ -210,12 +211,19 @@ impl Machine {
             self.touched.insert(index);
             self.step(format!("drive {index} is removed"));
             self.disk(index).unplug();
+            // Where it has no vote, the state folder may be lost with it: what was acknowledged is on the drives.
+            if !witness_counts(self.disks.len()) && self.witness().is_some() && self.prng.chance(500) {
+                self.step("the witness is lost with it");
+                self.world.remove_disk(self.witness_path());
+            }
             let lone = self.return_alone(index);
             let result = self.look_without(index, &facts, !lone.is_empty());
             lone.into_iter().for_each(|lone| self.disk(lone).unplug());
             self.disk(index).plug();
             result?;
+            // What was never flushed may be there without one drive and not without another.
             self.set_scene(&scene);
+            self.field.model.borrow_mut().clone_from(&model);
             self.touched.clone_from(&touched);
         }
         Ok(())

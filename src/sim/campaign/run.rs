@@ -165,6 +165,11 @@ impl Machine {
             self.settle(&life)?;
         }
         match self.prng.below(4) {
+            _ if self.prng.chance(100) => {
+                // Each drive is missed at the first opening: nothing has tidied up before.
+                self.remove_in_turn(life)?;
+                self.reopen()
+            }
             0 => Ok(life),
             1 => {
                 self.step("power cut at rest");
@@ -241,12 +246,27 @@ impl Machine {
         let life = self.restart(life)?;
         self.settle(&life)?;
         let life = self.check_scrub(life, Rotten::Nothing)?;
+        let life = self.relay(life)?;
         let rot = if self.draws(Fault::Rot, 1000) { self.rotten(&life) } else { Vec::new() };
         let life = self.restart_with(life, &rot)?;
         if self.close(life)? || !self.touched.is_empty() {
             return Ok(());
         }
         Err(Failure::new(Oracle::Answers, "the last close failed"))
+    }
+
+    /// Every drive may leave in turn, in one life. After a power cut the pool does with any of the others, whatever the
+    /// last one that left says when it is back.
+    fn relay(&mut self, life: Life) -> Verdict<Life> {
+        let alone = !self.plan.is_mirrored() || self.plan.has(Fault::Beyond);
+        if alone || !self.draws(Fault::Unplug, 500) || !self.lose_one_after_another(&life)? {
+            return Ok(life);
+        }
+        self.remove_in_turn(life)?;
+        (0..self.disks.len()).for_each(|i| self.disk(i).plug());
+        let life = self.open()?;
+        self.settle(&life)?;
+        self.check_scrub(life, Rotten::Nothing)
     }
 
     /// Closes, flips bits, opens, reads, scrubs: after that every copy is right again.

@@ -5,7 +5,8 @@ use super::life::{Attempt, Life, Machine};
 use super::plan::pick;
 use super::report::{Failure, Oracle, Verdict};
 use crate::base::units::{ByteLen, ByteOffset};
-use crate::pool::PoolError;
+use crate::pool::create::witness_path;
+use crate::pool::{OpenPlan, PoolError};
 use crate::sim::DiskShape;
 use std::path::Path;
 
@@ -14,10 +15,16 @@ const HIDDEN: &str = "/dev/hidden";
 
 const TWIN: &str = "/dev/twin";
 
+/// Where the metadata log of the largest drive has ended, bytes.
+const LOG_END: u64 = 4 << 20;
+
+/// The state folder of another machine.
+const OTHER_FOLDER: &str = "/other";
+
 impl Machine {
     /// One of the strange things, where the run bears it.
     pub fn meet_stranger(&mut self) -> Verdict {
-        match self.prng.below(5) {
+        match self.prng.below(6) {
             0 => self.meet_twin(),
             1 => {
                 self.exchange_paths();
@@ -25,6 +32,7 @@ impl Machine {
             }
             2 => self.meet_foreigner(),
             3 => self.truncate_one(),
+            4 => self.use_other_half(),
             _ => {
                 self.lose_witness();
                 Ok(())
@@ -137,14 +145,61 @@ impl Machine {
         looked
     }
 
+    /// R22, R23: one drive is used by order while the others are used without it, each long enough to serve. Then all
+    /// are there, and neither is believed; afterwards that one is as it was before.
+    fn use_other_half(&mut self) -> Verdict {
+        let whole = self.touched.is_empty() && !self.witness_lost && self.plugged() == self.disks.len();
+        let Some(index) = self.expendable().filter(|_| whole) else { return Ok(()) };
+        self.touch(index);
+        self.step(format!("drive {index} is absent, and later it is used by order"));
+        self.disk(index).unplug();
+        let path = self.path_of(index);
+        self.look(&path)?;
+        let before = self.disk(index).snapshot();
+        self.use_alone(index)?;
+        let attempt = self.attempt()?;
+        self.disk(index).restore(&before);
+        match attempt {
+            Attempt::Refused(PoolError::Forked { .. }) => Ok(()),
+            Attempt::Refused(error) => {
+                Err(Failure::new(Oracle::Quorum, format!("two histories, but: {error}")))
+            }
+            Attempt::Opened(_) => Err(Failure::new(Oracle::Quorum, "opened with two histories")),
+            Attempt::Crashed => Err(Failure::new(Oracle::Liveness, "crashed without an order")),
+        }
+    }
+
+    /// Opens the pool with nothing but one drive, by order, and with a state folder of its own.
+    fn use_alone(&mut self, index: usize) -> Verdict {
+        (0..self.disks.len()).for_each(|i| self.disk(i).unplug());
+        self.disk(index).plug();
+        for _ in 0..1 + self.prng.below(3) {
+            let plan = OpenPlan { force: true, witness_folder: OTHER_FOLDER.into(), ..self.open_plan() };
+            match self.attempt_by(plan)? {
+                Attempt::Opened(life) => self.end(*life)?,
+                Attempt::Refused(error) => {
+                    return Err(Failure::new(Oracle::Quorum, format!("not by order either: {error}")));
+                }
+                Attempt::Crashed => return Err(Failure::new(Oracle::Liveness, "crashed without an order")),
+            }
+        }
+        (0..self.disks.len()).for_each(|i| self.disk(i).plug());
+        let witness = witness_path(Path::new(OTHER_FOLDER), self.pool.expect("the pool was made"));
+        if self.world.find_disk(&witness).is_some() {
+            self.world.remove_disk(&witness);
+        }
+        Ok(())
+    }
+
     /// A file is cut and made as long as it was: zeros where its end was, and no error that would show it.
     fn hollow_one(&mut self) {
         let Some(index) = self.expendable().filter(|i| self.disk(*i).is_plugged()) else { return };
         self.touch(index);
         let disk = self.disk(index);
         let size = disk.size();
-        // The superblock and the log at its start are left, so that it is known.
-        let cut = size.0 / 8 * (1 + self.prng.below(7)) / 4096 * 4096;
+        // The superblock and the log at its start are left, so that it is known. Most of what is in use lies early.
+        let most = pick(&mut self.prng, &[8 << 20, 8 << 20, size.0 - LOG_END - 4096]);
+        let cut = (LOG_END + self.prng.below(most)) / 4096 * 4096;
         self.step(format!("drive {index} was cut to {cut} bytes and is as long as before"));
         disk.resize(ByteLen(cut));
         disk.resize(size);

@@ -20,6 +20,7 @@ use std::time::Duration;
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 
 const BLOCK: u64 = 4096;
+const MIB: u64 = 1 << 20;
 
 /// What clients, checks and faults of a run share.
 pub struct Field {
@@ -194,8 +195,16 @@ fn span(prng: &mut Prng, size: u64) -> Span {
     span_of(prng, size, longest)
 }
 
-/// Also spans of whole extents, which give space back.
+/// Also spans of whole extents, or of all of it, which give space back.
 fn large_span(prng: &mut Prng, size: u64) -> Span {
+    match prng.below(8) {
+        0 => return Span::at(0, size),
+        1 => {
+            let start = prng.below(size.div_ceil(MIB)) * MIB;
+            return Span::at(start, MIB.min(size - start));
+        }
+        _ => {}
+    }
     let longest = pick(prng, &[4096, 64 << 10, 1 << 20, 8 << 20]);
     span_of(prng, size, longest)
 }

@@ -27,19 +27,19 @@ macro_rules! found {
 }
 
 found! {
-    r20_a_write_answered_at_its_first_copy AckAtFirstCopy 14,
-    r20_a_loss_that_is_not_committed LossNotCommitted 137,
-    r09_writes_without_an_order ShareWrites 4,
-    r18_partial_writes_without_an_order SharePartialWrites 4,
+    r20_a_write_answered_at_its_first_copy AckAtFirstCopy 3,
+    r20_a_loss_that_is_not_committed LossNotCommitted 17,
+    r09_writes_without_an_order ShareWrites 5,
+    r18_partial_writes_without_an_order SharePartialWrites 0,
     r29_regions_without_a_mark SkipDirtyMark 1,
-    r29_marks_that_are_not_durable MarkNotDurable 460,
-    r29_marks_on_one_copy_only MarkOneCopy 43,
+    r29_marks_that_are_not_durable MarkNotDurable 43,
+    r29_marks_on_one_copy_only MarkOneCopy 3,
     r29_marks_taken_away_early ClearDirtyEarly 1,
-    r29_missed_regions_that_are_not_remembered MissedNotRecorded 10,
+    r29_missed_regions_that_are_not_remembered MissedNotRecorded 17,
     r16_trims_without_a_mark TrimNotMarked 64,
-    r16_trims_that_a_flush_forgets TrimForgotten 1,
+    r16_trims_that_a_flush_forgets TrimForgotten 0,
     r01_a_flush_that_skips_a_member FlushSkipsMember 0,
-    r03_a_flush_of_one_core_only FlushFirstCoreOnly 9,
+    r03_a_flush_of_one_core_only FlushFirstCoreOnly 2,
     r04_a_flush_that_joins_an_older_one JoinOlderFlush 0,
     r42_a_failed_flush_that_is_not_noticed IgnoreFailedFlush 177,
     r02_fua_that_is_ignored IgnoreFua 0,
@@ -73,20 +73,24 @@ found! {
     r22_openings_by_a_minority MinorityIsEnough 8,
     r21_a_member_that_returns_alone LoneReturnServed 10,
     r24_old_images_that_are_believed OldImageBelieved 2,
-    r20_a_failed_write_that_is_not_noticed IgnoreFailedWrite 14,
+    r20_a_failed_write_that_is_not_noticed IgnoreFailedWrite 8,
     r33_rebuild_that_commits_before_the_flush RebuildWithoutFlush 53,
     r37_healing_that_overtakes_writes HealWithoutHold 174,
     r25_twins_that_are_accepted TwinsAccepted 5,
     r09_writes_answered_before_they_are_done AnswerBeforeWrite 0,
+    r24_members_that_return_without_the_log RejoinWithoutLog 161,
+    r23_the_log_that_counts_most NewestByCounter 11,
+    r37_blocks_that_are_not_asked_whose_they_are ChecksumWithoutAddress 6,
+    r24_drives_whose_end_is_gone HollowBelieved 67,
 }
 
 /// Found by `sim --planted`, and too far out, or too slow, to be looked for in every test run.
 const BY_TOOL_ONLY: &[Planted] =
     &[Planted::RetryFailedFlush, Planted::ReadStaleCopy, Planted::ForgetMissedOfOthers];
 
-/// Holes: nothing has seen these yet.
-const NOT_FOUND_YET: &[Planted] =
-    &[Planted::FreeDuringSave, Planted::ChecksumWithoutAddress, Planted::RejoinWithoutLog];
+/// Holes: nothing has seen this yet. What is written too late must lie where another slot was placed meanwhile, and
+/// extents are used again only after all others.
+const NOT_FOUND_YET: &[Planted] = &[Planted::FreeDuringSave];
 
 #[test]
 fn every_bug_is_looked_for() {
