@@ -257,7 +257,11 @@ impl Machine {
         let most = 2 + self.prng.below(2);
         let mut before = None;
         for number in 0..most {
+            self.take_dead_away(&life.pool);
             if let Some(index) = before {
+                if self.dead.contains(&index) {
+                    return Ok(true);
+                }
                 let id = MemberId(u16::try_from(index).expect("5 at most"));
                 if life.pool.shared().member(id).is_in_sync() {
                     // Nothing was asked of it: the pool does not know yet that it lacks what was in its cache.
@@ -276,6 +280,7 @@ impl Machine {
             }
             before = Some(index);
         }
+        self.take_dead_away(&life.pool);
         Ok(true)
     }
 

@@ -263,7 +263,8 @@ impl Machine {
             return Ok(life);
         }
         self.remove_in_turn(life)?;
-        (0..self.disks.len()).for_each(|i| self.disk(i).plug());
+        let alive = (0..self.disks.len()).filter(|i| !self.dead.contains(i));
+        alive.for_each(|i| self.disk(i).plug());
         let life = self.open()?;
         self.settle(&life)?;
         self.check_scrub(life, Rotten::Nothing)
