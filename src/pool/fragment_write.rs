@@ -122,6 +122,9 @@ pub async fn begin(
     hold: &Hold,
     placement: &Placement,
 ) -> Result<(), Status> {
+    if volume.pool.doubts.concern(volume.id, hold.region().key.slot) {
+        return Err(Status::Io);
+    }
     if !volume.needs_marks() || is_planted(&volume.pool, Planted::SkipDirtyMark) {
         hold.region().state().writing += 1;
         return Ok(());

@@ -305,7 +305,12 @@ impl Home {
 
     /// Commits changes and makes their result the state. Votes lost on the way are members lost.
     async fn commit(&mut self, after: State, changes: &[Change]) -> Result<(), PoolError> {
-        let committed = self.votes.commit(&self.core, &after, changes).await?;
+        let frozen = self.votes.frozen;
+        let committed = self.votes.commit(&self.core, &after, changes).await;
+        if matches!(committed, Err(PoolError::Frozen)) && !frozen {
+            self.pool.doubts.note(changes);
+        }
+        let committed = committed?;
         {
             let mut live = lock(&self.pool.live);
             live.state = after;

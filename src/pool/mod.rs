@@ -10,6 +10,7 @@ pub mod alloc;
 mod cache;
 pub mod create;
 pub mod dirty_log;
+mod doubt;
 mod ends;
 pub mod error;
 mod flush;

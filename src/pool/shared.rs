@@ -1,6 +1,7 @@
 //! What all cores share of an open pool.
 
 use super::cache::{REGION_COST, RegionCache};
+use super::doubt::Doubts;
 use super::home::HomeRequest;
 use super::layout::region_size;
 use super::lost::LostBlocks;
@@ -83,6 +84,7 @@ pub struct Shared {
     pub moves: Moves,
     pub pace: Pace,
     pub lost: LostBlocks,
+    pub doubts: Doubts,
     pub home: Sender<HomeRequest>,
     #[cfg(any(test, feature = "planted-bugs"))]
     pub planted: Mutex<super::planted::Planted>,
@@ -128,6 +130,7 @@ impl Shared {
             moves: Default::default(),
             pace: Default::default(),
             lost: Default::default(),
+            doubts: Default::default(),
             home,
             #[cfg(any(test, feature = "planted-bugs"))]
             planted: Default::default(),

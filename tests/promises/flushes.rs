@@ -246,6 +246,34 @@ fn r16_a_flush_waits_for_the_slot_that_is_being_freed() {
     }
 }
 
+/// The commit that frees a slot reaches one vote of three: nobody can know whether the next opening will find the slot free.
+#[test]
+fn r20_nothing_is_answered_that_a_free_in_doubt_would_take_away() {
+    let (rig, live) = Rig::new(201, 3, 2);
+    rig.run(&live, async |volume| {
+        put(&volume, 0, MIB, 9).await;
+        volume.flush().await.expect("flushed");
+    });
+    let holders: Vec<usize> = rig.places(&live, 0).into_iter().map(|(index, _)| index).collect();
+    let other = (0..3).find(|index| !holders.contains(index)).expect("two copies on three drives");
+    rig.disk(other).unplug();
+    rig.disk(holders[1]).fail_next(Action::Write, Errno::EIO);
+    let answered = rig.run(&live, async |volume| {
+        let freed = volume.discard(Span::at(0, SIZE), WriteFlags::default()).await;
+        assert_eq!(freed, Err(Status::Io), "it is in doubt");
+        let answered = write(&volume, 0, BLOCK, 7, true).await.is_ok();
+        let _ = get(&volume, 0, BLOCK).await;
+        answered
+    });
+    rig.cut(live);
+    rig.disk(other).plug();
+    let live = rig.open();
+    if answered {
+        rig.run(&live, async |volume| expect(&volume, 0, BLOCK, 7).await);
+    }
+    rig.bury(live);
+}
+
 #[test]
 fn r17_a_full_pool_refuses_new_blocks_and_nothing_else() {
     let (rig, live) = Rig::new(17, 2, 2);
