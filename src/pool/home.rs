@@ -153,6 +153,13 @@ struct Batch {
     sequence: u64,
 }
 
+impl Drop for Home {
+    /// The volumes know their pool and the pool its volumes: with its home one lets go of the other.
+    fn drop(&mut self) {
+        self.pool.volumes.store(Arc::default());
+    }
+}
+
 impl Home {
     /// Serves requests until the pool is closed or nobody is left to ask.
     pub async fn run(mut self) {

@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
+use std::mem::take;
 use std::rc::Rc;
 use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -95,6 +96,15 @@ pub enum Step {
 }
 
 impl World {
+    /// Forgets what was still to happen: it may hold this world, which would never be freed.
+    pub fn end(&self) {
+        let (events, flights, incidents) = {
+            let state = &mut *self.state.borrow_mut();
+            (take(&mut state.events), take(&mut state.flights), take(&mut state.incidents))
+        };
+        drop((events, flights, incidents));
+    }
+
     pub fn new(seed: u64) -> World {
         let mut prng = Prng::from_seed(seed);
         let net = Net::new(prng.fork());

@@ -32,6 +32,8 @@ pub fn run(seed: u64, options: &Options) -> Report {
     if matches!(&report.failure, Some(f) if f.oracle == Oracle::Panic) {
         // Its tasks may hold what the panic left half done: better not touched again.
         std::mem::forget(machine);
+    } else {
+        machine.world.end();
     }
     report
 }
