@@ -180,6 +180,11 @@ impl Line {
         }
         drop(slot);
         let broken = !matches!(error, ClientError::Invalid | ClientError::NotOffered);
+        // What only a silent drive has is waited for longer than clients wait.
+        let waits = self.net.field.copies(self.volume) == 1 || self.net.field.beyond;
+        if waits && matches!(error, ClientError::Stalled) {
+            return;
+        }
         if !broken || !matches!(error, ClientError::Violation(_)) && self.net.bears() {
             return;
         }

@@ -72,7 +72,7 @@ impl Field {
         self.volumes.borrow_mut()[volume].size = ByteLen(size);
     }
 
-    fn copies(&self, volume: usize) -> u8 {
+    pub fn copies(&self, volume: usize) -> u8 {
         self.volumes.borrow()[volume].copies
     }
 
