@@ -194,7 +194,10 @@ fn r24_a_drive_that_comes_back_cut_and_as_long_as_before_gets_everything_anew() 
 /// A mark that only one drive has, left over from before a region was cleaned; that drive is the next to lose all.
 #[test]
 fn r29_what_is_settled_while_a_drive_is_away_is_remembered_by_all_others() {
-    let rig = Rig::used(36, 3);
+    let rig = Rig::blank(36, 3);
+    let head = rig.world.boot(1);
+    rig.create(&head);
+    rig.world.bury(head);
     rig.visit(|head, pool| {
         let plan = VolumePlan {
             name: "three".into(),
