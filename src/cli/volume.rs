@@ -98,10 +98,13 @@ fn show(session: &Session, name: &str) -> Result<(), Ended> {
 }
 
 fn show_screen(volume: &VolumeReport) -> String {
-    let width = usize::try_from(volume.columns).unwrap_or(usize::MAX);
+    let width = match volume.columns {
+        1 => "1 drive".to_owned(),
+        many => format!("{many} drives"),
+    };
     format!(
         "{}\npool        {}\nsize        {} ({} B), {} stored\nstate       {}\ncopies      {} on different drives\n\
-         stripes     {} drives wide, {} on each in turn\nchecksums   {}\nclients     {}\nuuid        {}\n",
+         stripes     {} wide, {} on each in turn\nchecksums   {}\nclients     {}\nuuid        {}\n",
         volume.name,
         volume.pool,
         bytes(volume.size_bytes),
