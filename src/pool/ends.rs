@@ -26,6 +26,10 @@ pub async fn is_hollow(core: &Core, disk: &Disk) -> bool {
 pub async fn mend(core: &Core, disk: &Disk) {
     let found = superblocks(core, disk).await;
     let Some(sound) = found.iter().find_map(|s| s.content.as_ref().ok()).cloned() else { return };
+    // A file that was cut a moment ago would be made longer by this, and pass for whole.
+    if disk.size(core).await.is_ok_and(|size| size < sound.size) {
+        return;
+    }
     for superblock in found.iter().filter(|s| is_mendable(s.content.as_ref().err())) {
         tracing::warn!(disk = %disk.path().display(), at = superblock.at.0, "a superblock is written again");
         let bytes = core.buffers().copy_of(&Superblock::emit(&sound, superblock.at)).freeze();

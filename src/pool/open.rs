@@ -212,8 +212,10 @@ pub async fn find_member(core: &Core, pool: &Shared, gone: &Member, path: &Path)
 /// A member that failed, on the disk that is open still. None if that cannot be read any more.
 pub async fn find_in_place(core: &Core, pool: &Shared, gone: &Member) -> Option<Back> {
     let disk = gone.disk.as_ref()?;
+    // It may be shorter than when it was opened.
+    let size = disk.size(core).await.ok()?;
     let superblock = read_superblock(core, disk).await.ok().flatten()?;
-    if superblock.pool != pool.uuid {
+    if superblock.pool != pool.uuid || size < superblock.size {
         return None;
     }
     let hollow = is_hollow(core, disk).await;

@@ -344,6 +344,31 @@ fn r26_a_truncated_drive_is_said_to_be_truncated() {
     });
 }
 
+/// A file that is cut while it is in use: nothing makes it longer again, and it is not taken back as it is.
+#[test]
+fn r26_a_drive_that_is_cut_while_the_pool_is_open_stays_away_until_it_is_whole() {
+    let rig = Rig::blank(37, 3);
+    rig.world.add_disk(&rig.disks[2], DiskShape::file(ByteLen(SIZE)));
+    let head = rig.world.boot(1);
+    rig.create(&head);
+    let pool = rig.open(&head).expect("opens");
+    rig.volume(&head, &pool, "data");
+    rig.write(&head, &pool, 0, 8 * MIB, 7);
+    let (size, whole) = (rig.disk(2).size(), rig.disk(2).snapshot());
+    rig.disk(2).resize(ByteLen(size.0 / 2));
+    for _ in 0..20 {
+        rig.pass(&head, 5);
+        assert!(!in_sync(&pool)[2]);
+        assert!(rig.disk(2).size() < size, "nobody made it longer");
+    }
+    rig.check(&head, &pool);
+    rig.disk(2).restore(&whole);
+    rig.pass(&head, 4000);
+    assert_eq!(in_sync(&pool), [true; 3]);
+    rig.check(&head, &pool);
+    rig.close(head, pool);
+}
+
 #[test]
 fn r27_a_drive_of_another_pool_is_left_alone_and_two_pools_are_told_apart() {
     let mut rig = Rig::used(32, 3);
