@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod disk;
 pub mod io;
 pub mod nbd;
+pub mod nvmf;
 pub mod pool;
 pub mod reactor;
 pub mod sim;
