@@ -46,6 +46,8 @@ pub struct Machine {
     pub wounded: bool,
     /// Those of them whose copies were all made anew elsewhere.
     pub rebuilt: BTreeSet<usize>,
+    /// Some openings of this run crash, also while other faults rest.
+    pub openings_are_cut_off: bool,
     pub steps: RefCell<Vec<String>>,
     pub pool: Option<uuid::Uuid>,
     /// Members that were given up as dead: they are taken away for good.
@@ -79,6 +81,7 @@ impl Machine {
         let disks: Vec<PathBuf> = (0..plan.drives.len()).map(path).collect();
         let members =
             disks.iter().zip(&plan.drives).map(|(path, shape)| world.add_disk(path, *shape)).collect();
+        let openings_are_cut_off = plan.has(Fault::CrashInRecovery);
         Machine {
             field: Rc::new(Field::new(plan.volumes.clone(), plan.has(Fault::Beyond))),
             prng: Prng::from_seed(seed ^ 0xca3b_a160_0000_0002),
@@ -95,6 +98,7 @@ impl Machine {
             witness_lost: false,
             touched: BTreeSet::new(),
             rebuilt: BTreeSet::new(),
+            openings_are_cut_off,
             wounded: false,
             steps: RefCell::default(),
             pool: None,

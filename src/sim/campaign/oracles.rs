@@ -148,7 +148,7 @@ impl Machine {
         for member in pool.facts().members {
             let index = usize::from(member.id.0);
             // After openings that were cut off one by one, a member may be brought up to date that lacks nothing.
-            let needless = member.state == MemberState::Resyncing && self.plan.has(Fault::CrashInRecovery);
+            let needless = member.state == MemberState::Resyncing && self.openings_are_cut_off;
             if !member.in_sync && !self.touched.contains(&index) && !needless {
                 let what = format!("drive {index} is {:?}: {}", member.state, member.reason);
                 return Err(Failure::new(Oracle::Membership, what));
