@@ -263,9 +263,10 @@ impl Machine {
         let gone = |facts: &PoolFacts| facts.volumes.iter().map(|v| v.unavailable.0).sum::<u64>();
         // Who returned may have brought something back.
         let lost = gone(&life.pool.facts()).saturating_sub(gone(before));
-        // A resync that ended with the power may count or not.
-        let moving = before.members.iter().any(|m| m.state == MemberState::Resyncing);
-        if (lost > said || lost < said && !returned) && !moving {
+        // A resync that ended with the power may count or not; a copy that was made anew may have been committed.
+        let some = |state: MemberState| before.members.iter().any(|m| m.state == state);
+        let bettered = returned || some(MemberState::Rebuilding);
+        if (lost > said || lost < said && !bettered) && !some(MemberState::Resyncing) {
             let what = format!("without drive {index} {lost} bytes are lost, said were {said}");
             return Err(Failure::new(Oracle::Honesty, what));
         }
