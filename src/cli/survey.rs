@@ -264,16 +264,7 @@ fn state(half: usize, log: &Replayed, here: MemberId) -> StateShown {
 
 /// The word for a member's state, as in `status`.
 pub fn member_word(state: MemberState) -> &'static str {
-    state_of(match state {
-        MemberState::Active => DriveState::Active,
-        MemberState::Suspect => DriveState::Suspect,
-        MemberState::Missing => DriveState::Missing,
-        MemberState::Stale => DriveState::Stale,
-        MemberState::Resyncing => DriveState::Resyncing,
-        MemberState::Rebuilding => DriveState::Rebuilding,
-        MemberState::Faulted => DriveState::Faulted,
-        MemberState::Removed => DriveState::Removed,
-    })
+    state_of(DriveState::from(state))
 }
 
 fn plane(inside: &Inside, found: Result<PlaneFound, Errno>) -> PlaneShown {

@@ -3,6 +3,7 @@
 //! The same requests are executed by the command line itself when no daemon runs. Bytes and nanoseconds are
 //! integers; names of enums are lower case; additions only.
 
+use crate::pool::state::MemberState;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -293,6 +294,21 @@ pub enum DriveState {
     Faulted,
     /// Taken out of the pool.
     Removed,
+}
+
+impl From<MemberState> for DriveState {
+    fn from(state: MemberState) -> DriveState {
+        match state {
+            MemberState::Active => DriveState::Active,
+            MemberState::Suspect => DriveState::Suspect,
+            MemberState::Missing => DriveState::Missing,
+            MemberState::Stale => DriveState::Stale,
+            MemberState::Resyncing => DriveState::Resyncing,
+            MemberState::Rebuilding => DriveState::Rebuilding,
+            MemberState::Faulted => DriveState::Faulted,
+            MemberState::Removed => DriveState::Removed,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]

@@ -5,7 +5,7 @@ use crate::control::api::{
     DriveReport, DriveState, LostReport, PoolReport, PoolState, ScrubReport, VolumeReport, WorkReport,
 };
 use crate::pool::report::{LostRange, MemberFacts, PoolFacts, VolumeFacts};
-use crate::pool::state::{MemberState, ScrubRun};
+use crate::pool::state::ScrubRun;
 
 /// What the pool's figures do not contain.
 pub struct Beside {
@@ -84,16 +84,7 @@ fn drive_report(member: &MemberFacts, pool: &str) -> DriveReport {
         uuid: member.uuid.to_string(),
         pool: pool.to_owned(),
         size_bytes: member.size.0,
-        state: match member.state {
-            MemberState::Active => DriveState::Active,
-            MemberState::Suspect => DriveState::Suspect,
-            MemberState::Missing => DriveState::Missing,
-            MemberState::Stale => DriveState::Stale,
-            MemberState::Resyncing => DriveState::Resyncing,
-            MemberState::Rebuilding => DriveState::Rebuilding,
-            MemberState::Faulted => DriveState::Faulted,
-            MemberState::Removed => DriveState::Removed,
-        },
+        state: DriveState::from(member.state),
         reason: member.reason.clone(),
         rotational: member.rotational,
         used_bytes: member.used.0,

@@ -321,6 +321,20 @@ fn seal(kind: Kind, w: Writer, digests: Digests) -> Vec<u8> {
     bytes
 }
 
+/// What ICReq and ICResp have in common: alignment, digests, and the number behind them.
+fn introduction(bytes: &[u8; IC_LEN]) -> Result<(u8, Digests, u32), Fatal> {
+    let mut r = Reader::new(&bytes[COMMON_LEN..]);
+    let mut read = || -> Result<(u16, u8, u8, u32), Malformed> { Ok((r.u16()?, r.u8()?, r.u8()?, r.u32()?)) };
+    let (version, alignment, bits, number) = read().map_err(|_| Fatal::InvalidField(4))?;
+    if version != 0 {
+        return Err(Fatal::Unsupported(8));
+    }
+    if alignment > 31 {
+        return Err(Fatal::InvalidField(10));
+    }
+    Ok((alignment, Digests::parse(bits), number))
+}
+
 /// Initialize Connection Request: a host's first PDU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IcReq {
@@ -337,17 +351,8 @@ impl IcReq {
     /// # Errors
     /// A format version or an alignment that no version of the transport has.
     pub fn parse(bytes: &[u8; IC_LEN]) -> Result<IcReq, Fatal> {
-        let mut r = Reader::new(&bytes[COMMON_LEN..]);
-        let mut read =
-            || -> Result<(u16, u8, u8, u32), Malformed> { Ok((r.u16()?, r.u8()?, r.u8()?, r.u32()?)) };
-        let (version, alignment, bits, r2t_max) = read().map_err(|_| Fatal::InvalidField(4))?;
-        if version != 0 {
-            return Err(Fatal::Unsupported(8));
-        }
-        if alignment > 31 {
-            return Err(Fatal::InvalidField(10));
-        }
-        Ok(IcReq { alignment, digests: Digests::parse(bits), r2t_max })
+        let (alignment, digests, r2t_max) = introduction(bytes)?;
+        Ok(IcReq { alignment, digests, r2t_max })
     }
 
     pub fn emit(&self) -> Vec<u8> {
@@ -373,20 +378,11 @@ impl IcResp {
     /// # Errors
     /// What the transport does not allow.
     pub fn parse(bytes: &[u8; IC_LEN]) -> Result<IcResp, Fatal> {
-        let mut r = Reader::new(&bytes[COMMON_LEN..]);
-        let mut read =
-            || -> Result<(u16, u8, u8, u32), Malformed> { Ok((r.u16()?, r.u8()?, r.u8()?, r.u32()?)) };
-        let (version, alignment, bits, data_max) = read().map_err(|_| Fatal::InvalidField(4))?;
-        if version != 0 {
-            return Err(Fatal::Unsupported(8));
-        }
-        if alignment > 31 {
-            return Err(Fatal::InvalidField(10));
-        }
+        let (alignment, digests, data_max) = introduction(bytes)?;
         if data_max < 4096 || !data_max.is_multiple_of(4) {
             return Err(Fatal::InvalidField(12));
         }
-        Ok(IcResp { alignment, digests: Digests::parse(bits), data_max })
+        Ok(IcResp { alignment, digests, data_max })
     }
 
     pub fn emit(&self) -> Vec<u8> {
