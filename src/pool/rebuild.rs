@@ -7,6 +7,7 @@
 use super::Pool;
 use super::home::HomeRequest;
 use super::moving::{Job, Stuck, move_copy};
+use super::pace::LOOK_EVERY;
 use super::shared::Shared;
 use super::state::{MemberState, State};
 use super::{error::PoolError, member::Member};
@@ -104,13 +105,13 @@ async fn work(core: &Core, pool: &Arc<Shared>) -> bool {
     tracing::info!(slots = jobs.len(), "rebuilding what lost a copy");
     let unit = pool.background.take(1).await;
     pool.rebuild_progress.begin(jobs.len() as u64 * pool.extent.0, core.now()); // widening
-    pool.pace.enter();
+    let at_work = pool.pace.enter(core.now());
     let queue = Rc::new(RefCell::new(VecDeque::from(jobs)));
     let turns = |m: &Arc<Member>| m.disk.as_ref().is_some_and(|d| d.facts().rotational);
     let at_once = if pool.members_in_sync().iter().any(turns) { AT_ONCE_ROTATIONAL } else { AT_ONCE };
     let workers = (0..at_once).map(|number| worker(core, pool, queue.clone(), number));
     let stuck: Vec<Option<Stuck>> = join_all(workers).await;
-    pool.pace.leave();
+    drop(at_work);
     pool.rebuild_progress.end();
     drop(unit);
     let no_room = stuck.contains(&Some(Stuck::NoRoom));
@@ -119,7 +120,7 @@ async fn work(core: &Core, pool: &Arc<Shared>) -> bool {
     left || stuck.iter().any(Option::is_some)
 }
 
-/// Takes jobs until there are none; with clients, one worker is enough to do what they bear.
+/// Takes jobs until there are none; with clients, one worker is enough to do what they bear, and the others wait.
 async fn worker(
     core: &Core,
     pool: &Arc<Shared>,
@@ -128,8 +129,12 @@ async fn worker(
 ) -> Option<Stuck> {
     let mut stuck = None;
     loop {
-        if pool.is_closing() || number > 0 && pool.pace.has_clients(core.now()) {
+        if pool.is_closing() {
             return stuck;
+        }
+        if number > 0 && pool.pace.has_clients(core.now()) && !queue.borrow().is_empty() {
+            core.sleep(LOOK_EVERY).await;
+            continue;
         }
         let job = queue.borrow_mut().pop_front();
         let Some(job) = job.filter(|job| is_wanted(pool, job)) else {

@@ -23,7 +23,7 @@ use super::region::{Hold, Mark, Placement, Region};
 use super::shared::Shared;
 use super::volume::PoolVolume;
 use crate::base::bitmap::Bitmap;
-use crate::base::limits::{BLOCK, CHUNK_MAX};
+use crate::base::limits::BLOCK;
 use crate::base::units::{ByteLen, RegionIndex, SlotIndex, VolumeId};
 use crate::block::Status;
 use crate::disk::{Patience, in_words};
@@ -40,9 +40,6 @@ const AT_ONCE: usize = 4;
 
 /// Regions whose blocks are saved together.
 const BATCH: usize = 32;
-
-/// Blocks read at once.
-const STEP: u32 = (CHUNK_MAX / BLOCK) as u32; // a constant of 256
 
 /// How often members are looked at that could not be brought further.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -144,6 +141,7 @@ async fn resync(core: &Core, pool: &Arc<Shared>, member: &Arc<Member>) -> Result
     }
     let work = without_the_known(pool, member);
     pool.resync_progress.begin(work.len() as u64 * pool.region.0, core.now()); // widening
+    let _at_work = pool.pace.enter(core.now());
     for batch in work.chunks(BATCH) {
         if pool.is_closing() || !member.is_following() {
             return Ok(());
@@ -186,7 +184,7 @@ async fn remember_whole(core: &Core, pool: &Arc<Shared>, member: &Member) {
 
 async fn copy_batch(core: &Core, pool: &Arc<Shared>, member: &Arc<Member>, batch: &[Lacking]) {
     let mut copied: Vec<(Arc<PoolVolume>, Arc<Region>, Lacking)> = Vec::new();
-    for few in batch.chunks(AT_ONCE) {
+    for few in batch.chunks(if pool.pace.has_clients(core.now()) { 1 } else { AT_ONCE }) {
         let ended = join_all(few.iter().map(|lacking| copy_region(core, pool, member, *lacking))).await;
         copied.extend(ended.into_iter().flatten());
     }
@@ -210,6 +208,7 @@ async fn copy_region(
     let volume = pool.volumes.load().get(&lacking.volume).cloned()?;
     let entered = volume.enter().ok()?;
     let region = pool.region(volume.id, lacking.slot, lacking.region, volume.checksums);
+    pool.pace.take(core, written_bytes(&volume, core, &region).await).await;
     let held = if is_planted(core, Planted::ResyncWithoutHold) { 0 } else { pool.region_blocks() };
     let hold = region.hold(0..held, true).await;
     ensure_loaded(&volume, core, &hold).await.ok()?;
@@ -236,6 +235,15 @@ async fn copy_region(
     Some((volume, region, lacking))
 }
 
+/// How much there is to copy; nothing if that cannot be known now.
+async fn written_bytes(volume: &PoolVolume, core: &Core, region: &Arc<Region>) -> u64 {
+    let hold = region.hold(0..1, false).await;
+    match ensure_loaded(volume, core, &hold).await {
+        Ok(()) => region.state().written.count() as u64 * BLOCK, // widening
+        Err(_) => 0,
+    }
+}
+
 /// Copies all written blocks of a region that the caller holds to another member.
 pub async fn copy_blocks(
     volume: &PoolVolume,
@@ -243,9 +251,12 @@ pub async fn copy_blocks(
     hold: &Hold,
     target: &Reached,
 ) -> Result<(), Status> {
-    for first in (0..volume.pool.region_blocks()).step_by(index(STEP)) {
-        let blocks = first..(first + STEP).min(volume.pool.region_blocks());
-        copy_chunk(volume, core, hold, target, blocks).await?;
+    let mut first = 0;
+    while first < volume.pool.region_blocks() {
+        let step = volume.pool.pace.step_blocks(core.now());
+        let blocks = first..(first + step).min(volume.pool.region_blocks());
+        copy_chunk(volume, core, hold, target, blocks.clone()).await?;
+        first = blocks.end;
     }
     Ok(())
 }

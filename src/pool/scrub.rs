@@ -16,7 +16,7 @@ use super::state::{ScrubPlace, ScrubRun, Scrubs};
 use super::verdict::Findings;
 use super::volume::PoolVolume;
 use super::{Pool, planted};
-use crate::base::limits::{BLOCK, CHUNK_MAX};
+use crate::base::limits::BLOCK;
 use crate::base::units::{RegionIndex, SlotIndex, VolumeId};
 use crate::block::Status;
 use crate::reactor::Core;
@@ -24,8 +24,6 @@ use crate::reactor::sync::{lock, oneshot};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-
-const STEP: u32 = (CHUNK_MAX / BLOCK) as u32; // a constant of 256
 
 /// How often the progress of a scrub is committed.
 const COMMIT_EVERY: Duration = Duration::from_secs(30);
@@ -118,6 +116,7 @@ async fn scrub(core: &Core, pool: &Arc<Shared>) -> Result<(), PoolError> {
     let mut at_work = scrubs.current.take().unwrap_or_default();
     pool.scrub_progress.begin(bytes_from(pool, at_work.next), core.now());
     let mut committed = core.now();
+    let _at_work = pool.pace.enter(core.now());
     while let Some((volume, slot)) = next_slot(pool, at_work.next) {
         if pool.is_closing() {
             return Ok(());
@@ -182,11 +181,30 @@ async fn scrub_slot(core: &Core, volume: &PoolVolume, slot: SlotIndex) -> Findin
     }
     for number in 0..volume.pool.regions_per_slot() {
         let region = volume.pool.region(volume.id, slot, RegionIndex(number), volume.checksums);
-        for first in (0..volume.pool.region_blocks()).step_by(index(STEP)) {
-            let blocks = first..(first + STEP).min(volume.pool.region_blocks());
-            found.add(&scrub_blocks(core, volume, &region, blocks).await);
-        }
+        found.add(&scrub_region(core, volume, &region).await);
         found.add(&scrub_region_block(core, volume, &region).await);
+    }
+    found
+}
+
+/// Step by step, as clients bear it.
+async fn scrub_region(core: &Core, volume: &PoolVolume, region: &Arc<Region>) -> Findings {
+    let mut found = Findings::default();
+    let end = volume.pool.region_blocks();
+    let pace = &volume.pool.pace;
+    {
+        // What is written there is known only now. If it cannot be, each step says so.
+        let hold = region.hold(0..1, false).await;
+        let _ = ensure_loaded(volume, core, &hold).await;
+    }
+    let mut first = 0;
+    while first < end {
+        let blocks = first..(first + pace.step_blocks(core.now())).min(end);
+        if region.state().written.any(index(blocks.start)..index(blocks.end)) {
+            pace.take(core, u64::from(blocks.end - blocks.start) * BLOCK).await;
+        }
+        found.add(&scrub_blocks(core, volume, region, blocks.clone()).await);
+        first = blocks.end;
     }
     found
 }
