@@ -5,6 +5,7 @@
 
 pub mod catalog;
 pub mod memory;
+pub mod sweep;
 
 use crate::base::units::{ByteLen, Span};
 use crate::block::{Allocation, Geometry, Payload, Status, WriteFlags, ZeroFlags};
