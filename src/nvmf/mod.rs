@@ -4,4 +4,8 @@
 //! NVM Express TCP Transport and Base specifications.
 
 pub mod command;
+pub mod fabrics;
+pub mod identify;
+pub mod log_page;
 pub mod pdu;
+pub mod subsystem;
