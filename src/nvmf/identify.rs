@@ -208,13 +208,12 @@ mod tests {
 
     fn view(lba: u32) -> NamespaceView {
         NamespaceView {
-            identity: Identity { pool: Uuid::from_u128(1), volume: Uuid::from_u128(0x0102 << 112), number: 3 },
-            geometry: Geometry {
-                size: ByteLen(1 << 30),
-                block: 4096,
-                preferred: 1 << 16,
-                rotational: false,
+            identity: Identity {
+                pool: Uuid::from_u128(1),
+                volume: Uuid::from_u128(0x0102 << 112),
+                number: 3,
             },
+            geometry: Geometry { size: ByteLen(1 << 30), block: 4096, preferred: 1 << 16, rotational: false },
             lba,
             used: 8192,
             read_only: false,

@@ -3,9 +3,15 @@
 //! Rank 7. So far the bytes: what goes over the wire, with its parsers and emitters. Sections named here are those of the
 //! NVM Express TCP Transport and Base specifications.
 
+pub mod admin;
 pub mod command;
+pub mod conn;
+pub mod controller;
+pub mod events;
 pub mod fabrics;
 pub mod identify;
+pub mod io_command;
 pub mod log_page;
 pub mod pdu;
+pub mod qpair;
 pub mod subsystem;
