@@ -19,7 +19,7 @@ use super::admin::{Admin, World};
 use super::command::{Cqe, Sqe, Status};
 use super::controller::{Fabric, Seat};
 use super::io_command::{Action, Extent};
-use super::pdu::{Digests, Fatal, SHORT_LEN, emit_response, emit_termination};
+use super::pdu::{Digests, Fatal, SHORT_LEN, ShortHead, emit_response, emit_termination};
 use super::qpair::Progress;
 use super::subsystem::Subsystem;
 use crate::io::buf::BufMut;
@@ -273,7 +273,7 @@ impl Session {
         *self.known.borrow_mut() = Known { version, handles };
     }
 
-    fn completion(&self, id: u16, ended: Result<u64, (Status, bool)>) -> Vec<u8> {
+    fn completion(&self, id: u16, ended: Result<u64, (Status, bool)>) -> ShortHead {
         let queue_head = if self.queue.no_flow_control { u16::MAX } else { self.taken.get() };
         let (result, status, no_retry) = match ended {
             Ok(result) => (result, Status::SUCCESS, false),
