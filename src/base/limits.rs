@@ -49,6 +49,9 @@ pub const MEMBERS_MAX: usize = 64;
 /// Volumes of one pool.
 pub const VOLUMES_MAX: usize = 4096;
 
+/// Bytes that a volume keeps of its reservations.
+pub const RESERVATIONS_LEN_MAX: usize = 4096;
+
 /// Openings that a pool remembers, to tell its own history from one that left it.
 pub const LINEAGE_MAX: usize = 1024;
 
