@@ -2,6 +2,10 @@
 //!
 //! Rank 3. No I/O here.
 
+mod reservations;
+
+pub use reservations::{ReservationBytes, ReservationCell, ReservationError};
+
 use crate::base::limits::{BLOCK, CHUNK_MAX};
 use crate::base::units::{ByteLen, Span};
 use crate::io::buf::Buf;
