@@ -380,7 +380,10 @@ mod tests {
         assert_eq!(tail.p99(), Some(length_of(Duration::from_millis(1))));
         tail.add(&worse);
         assert_eq!(tail.p99(), Some(length_of(Duration::from_millis(9))));
-        assert_eq!((Tail::NOTHING.p99(), waits(1, 2).p99()), (None, Some(length_of(Duration::from_millis(2)))));
+        assert_eq!(
+            (Tail::NOTHING.p99(), waits(1, 2).p99()),
+            (None, Some(length_of(Duration::from_millis(2))))
+        );
     }
 
     #[test]
