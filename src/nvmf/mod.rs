@@ -5,3 +5,4 @@
 
 pub mod command;
 pub mod pdu;
+pub mod uri;
