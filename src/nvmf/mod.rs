@@ -4,5 +4,6 @@
 //! NVM Express TCP Transport and Base specifications.
 
 pub mod command;
+pub mod host;
 pub mod pdu;
 pub mod uri;

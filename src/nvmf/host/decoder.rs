@@ -75,12 +75,30 @@ pub struct Completion {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
     /// The next `len` bytes of the stream belong at `at` of the command's data.
-    Data { key: Key, at: u32, len: u32 },
+    Data {
+        key: Key,
+        at: u32,
+        len: u32,
+    },
     /// The data that was moved last must have this digest; if it has not, `spoil` the command.
-    Digest { key: Key, at: u32, len: u32, digest: [u8; DIGEST_LEN] },
+    Digest {
+        key: Key,
+        at: u32,
+        len: u32,
+        digest: [u8; DIGEST_LEN],
+    },
     /// The controller wants these bytes of the command's data, under this tag; `sent` says when it has them.
-    Wanted { key: Key, id: u16, tag: u16, at: u32, len: u32 },
-    Done { key: Key, outcome: Result<Completion, Failure> },
+    Wanted {
+        key: Key,
+        id: u16,
+        tag: u16,
+        at: u32,
+        len: u32,
+    },
+    Done {
+        key: Key,
+        outcome: Result<Completion, Failure>,
+    },
 }
 
 struct Pending {

@@ -401,7 +401,10 @@ mod tests {
     fn section_12_2_fields_become_a_geometry() {
         let found = namespace(&[]).unwrap();
         assert_eq!((found.number, found.size, found.block, found.read_only), (3, 1 << 20, 4096, false));
-        assert_eq!((found.zeroes_deallocate, found.deallocated_zero, found.transfer_max), (true, true, 1 << 20));
+        assert_eq!(
+            (found.zeroes_deallocate, found.deallocated_zero, found.transfer_max),
+            (true, true, 1 << 20)
+        );
         assert_eq!(found.nguid.map(|n| n[0]), Some(7));
         let second = namespace(&[(25, &[1, 1]), (134, &[9]), (99, &[1]), (104, &[0])]).unwrap();
         assert_eq!((second.block, second.read_only, second.nguid), (512, true, None));

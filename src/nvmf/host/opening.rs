@@ -108,10 +108,8 @@ impl Opening {
     /// The opening, and its first command.
     pub fn new(wish: Wish) -> (Opening, Ask) {
         let data = draft::connect_data(wish.host_id, ANY_CONTROLLER, &wish.subsystem, &wish.host);
-        let ask = Ask {
-            draft: draft::connect(0, ADMIN_DEPTH, wish.keep_alive_ms),
-            data: AskData::Send(data),
-        };
+        let ask =
+            Ask { draft: draft::connect(0, ADMIN_DEPTH, wish.keep_alive_ms), data: AskData::Send(data) };
         let properties = Properties { keep_alive: wish.keep_alive_ms > 0, ..Properties::default() };
         (Opening { wish, stage: Stage::Connect, properties }, ask)
     }
@@ -139,9 +137,7 @@ impl Opening {
             Stage::Ready => match (low & 1 != 0, low & 2 != 0) {
                 (_, true) => Err(Refusal::Fatal),
                 (true, false) => self.ask(Stage::Version, draft::property_of(Property::Version)),
-                (false, false) => {
-                    Ok(Step::AskLater(plain(draft::property_of(Property::Status))))
-                }
+                (false, false) => Ok(Step::AskLater(plain(draft::property_of(Property::Status)))),
             },
             Stage::Version => {
                 self.properties.version = low;
