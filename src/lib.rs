@@ -11,6 +11,7 @@ pub mod control;
 pub mod daemon;
 pub mod disk;
 pub mod io;
+pub mod link;
 pub mod nbd;
 pub mod nvmf;
 pub mod pool;

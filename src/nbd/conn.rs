@@ -10,11 +10,7 @@
 //! are still sent. A connection is closed when a payload or a batch of replies makes no progress for a minute.
 
 mod execute;
-mod link;
 mod receive;
-mod send;
-
-pub use link::{House, Link};
 
 use super::negotiation::{Agreement, Export, Exports, Negotiation, Step};
 use super::transmission::Terms;
@@ -22,10 +18,10 @@ use crate::base::limits::{CHUNK_MAX, HANDSHAKE_DEADLINE_NS};
 use crate::base::units::ByteLen;
 use crate::io::buf::Buf;
 use crate::io::driver::{Direction, RecvInto};
+use crate::link::{Inbox, Link, send_outbox};
 use crate::volume::catalog::Catalog;
 use crate::volume::{Handle, Volume};
 use futures_util::future::{Either, select};
-use receive::Inbox;
 use std::ops::Range;
 use std::pin::pin;
 use std::rc::Rc;
@@ -165,7 +161,7 @@ pub async fn transmit(link: Rc<Link>, opened: Opened) {
         zeroes: start..start + zeroes.len(),
     });
     link.open();
-    link.core().spawn(send::run(link.clone()));
+    link.core().spawn(send_outbox(link.clone()));
     let mut inbox = Inbox::new(link.clone(), &early);
     let end = receive::run(&session, &mut inbox).await;
     drop(inbox);

@@ -10,6 +10,7 @@ use super::wire::{
 use crate::base::limits::{PAYLOAD_DRAIN_MAX, PAYLOAD_MAX, STATUS_EXTENTS_MAX};
 use crate::base::units::{ByteLen, ByteOffset, Span};
 use crate::block::{AllocationRun, Status, WriteFlags, ZeroFlags};
+use crate::link::{HEAD_MAX, Head};
 use smallvec::SmallVec;
 
 /// What negotiation left for judging requests.
@@ -217,36 +218,7 @@ pub fn error_of(status: Status) -> NbdError {
     }
 }
 
-/// The longest header: an extended error chunk with its text.
-pub const HEAD_MAX: usize = 64;
-
 const _: () = assert!(ChunkHeader::EXTENDED_LEN + ErrorPayload::HEAD_LEN + NbdError::TEXT_MAX <= HEAD_MAX);
-
-/// The bytes of a reply before its bulk data.
-#[derive(Clone, Copy)]
-pub struct Head {
-    bytes: [u8; HEAD_MAX],
-    len: u8,
-}
-
-impl Head {
-    fn new(bytes: &[u8]) -> Head {
-        let mut head = Head { bytes: [0; HEAD_MAX], len: 0 };
-        head.push(bytes);
-        head
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        let start = usize::from(self.len);
-        let end = start + bytes.len();
-        self.bytes[start..end].copy_from_slice(bytes);
-        self.len = u8::try_from(end).expect("HEAD_MAX is below 256");
-    }
-
-    pub fn as_slice(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.len)]
-    }
-}
 
 /// What replies to one request must repeat, and the form they take.
 #[derive(Clone, Copy, Debug)]

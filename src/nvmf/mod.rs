@@ -1,9 +1,13 @@
 //! NVMe over Fabrics on TCP: the same volumes as namespaces of a subsystem.
 //!
-//! Rank 7. So far the bytes: what goes over the wire, with its parsers and emitters. Sections named here are those of the
+//! Rank 7. `host` is the other end. Sections named here are those of the
 //! NVM Express TCP Transport and Base specifications.
 
 pub mod command;
+pub mod fabrics;
 pub mod host;
+pub mod identify;
+pub mod log_page;
 pub mod pdu;
+pub mod subsystem;
 pub mod uri;

@@ -3,7 +3,7 @@
 //! All of them work between cores. Their locks are held for a few instructions and never across an await.
 
 use std::collections::VecDeque;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
@@ -247,4 +247,16 @@ impl<T> Future for Asked<T> {
         state.waker = Some(cx.waker().clone());
         Poll::Pending
     }
+}
+
+/// Lets the other tasks of the core run.
+pub fn yield_now() -> impl Future<Output = ()> {
+    let mut yielded = false;
+    poll_fn(move |cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
 }

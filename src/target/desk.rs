@@ -2,7 +2,8 @@
 
 use super::Shared;
 use crate::io::driver::Accepted;
-use crate::nbd::conn::{Link, negotiate, transmit};
+use crate::link::Link;
+use crate::nbd::conn::{negotiate, transmit};
 use crate::reactor::Core;
 use crate::reactor::mailbox::Receiver;
 use slab::Slab;

@@ -14,7 +14,7 @@ pub use desk::Desk;
 
 use crate::base::limits::{CONNECTIONS_MAX, HANDSHAKES_MAX, MEMORY_DEFAULT};
 use crate::io::driver::{Address, Direction, SocketId};
-use crate::nbd::conn::House;
+use crate::link::House;
 use crate::reactor::Core;
 use crate::reactor::mailbox::{Sender, mailbox};
 use crate::reactor::net::{Listener, stop};

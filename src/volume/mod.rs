@@ -5,6 +5,7 @@
 
 pub mod catalog;
 pub mod memory;
+pub mod sweep;
 
 use crate::base::units::{ByteLen, Span};
 use crate::block::{Allocation, Geometry, Payload, Status, WriteFlags, ZeroFlags};
@@ -12,12 +13,23 @@ use crate::pool::PoolVolume;
 use crate::reactor::Core;
 use memory::MemoryVolume;
 use std::sync::Arc;
+use uuid::Uuid;
+use xxhash_rust::xxh3::xxh3_128;
 
 /// A volume, shared by all cores.
 pub struct Volume {
     name: String,
     description: String,
     backing: Backing,
+}
+
+/// What a volume is, whatever it is called: never changes, and no other volume anywhere has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    pub pool: Uuid,
+    pub volume: Uuid,
+    /// Tells it from the other volumes of its pool; never zero, and never given to another one.
+    pub number: u32,
 }
 
 /// What stands behind a name.
@@ -41,6 +53,22 @@ impl Volume {
     /// The name it is exported under.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    pub fn identity(&self) -> Identity {
+        match &self.backing {
+            // Memory has no pool that could keep an identity: it follows from the name.
+            Backing::Memory(_) => Identity {
+                pool: Uuid::from_u128(xxh3_128(b"drystone memory")),
+                volume: Uuid::from_u128(xxh3_128(self.name.as_bytes())),
+                number: u32::from(xxh3_128(self.name.as_bytes()).to_le_bytes()[0]) + 1,
+            },
+            Backing::Pool(volume) => Identity {
+                pool: volume.pool.uuid,
+                volume: volume.uuid,
+                number: volume.id.0.saturating_add(1),
+            },
+        }
     }
 
     /// One line for people (NBD INFO_DESCRIPTION).

@@ -11,6 +11,7 @@ pub const RANKS: &[(&str, u32)] = &[
     ("disk", 4),
     ("pool", 5),
     ("volume", 6),
+    ("link", 6),
     ("nbd", 7),
     ("nvmf", 7),
     ("target", 8),
@@ -23,7 +24,8 @@ pub const RANKS: &[(&str, u32)] = &[
 ];
 
 /// Modules that requests pass through: the simulator runs them, so time reaches them only through the driver.
-const DATA_PATH: &[&str] = &["base", "reactor", "block", "disk", "pool", "volume", "nbd", "nvmf", "target"];
+const DATA_PATH: &[&str] =
+    &["base", "reactor", "block", "disk", "pool", "volume", "link", "nbd", "nvmf", "target"];
 
 /// Modules whose runs must repeat exactly, so that nothing in them may be visited in an order that differs.
 const ORDERED: &[&str] = &["pool", "volume", "sim"];

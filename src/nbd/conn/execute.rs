@@ -1,27 +1,23 @@
 //! Executing a request on its volume and answering it.
 //!
 //! A request is polled once where it was received: what the volume answers at once needs no task. Commands about
-//! more than `SLICE` bytes run in slices, with other requests in between, and stop when nobody waits for them.
+//! many bytes run in slices (`volume/sweep.rs`), and stop when nobody waits for them.
 
 use super::super::transmission::{Action, ReplyTo, emit_extents, error_of, extents_len, sections};
 use super::super::wire::ReplyMode;
 use super::super::wire::number::NbdError;
 use super::Session;
-use super::link::{Chunk, Share};
-use crate::base::limits::{BLOCK, STATUS_EXTENTS_MAX};
+use crate::base::limits::STATUS_EXTENTS_MAX;
 use crate::base::planted::{Planted, is_planted};
 use crate::base::units::{ByteLen, Span};
-use crate::block::{AllocationRun, Payload, Status, WriteFlags, ZeroFlags};
+use crate::block::{AllocationRun, Payload, Status};
 use crate::io::buf::Buf;
+use crate::link::{Chunk, Share};
+use crate::volume::sweep::{Sweep, sweep};
 use smallvec::SmallVec;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
-
-/// Bytes that TRIM and WRITE_ZEROES are about in one step.
-const SLICE: u64 = 64 << 20;
-
-const _: () = assert!(SLICE.is_multiple_of(BLOCK));
+use std::task::{Context, Waker};
 
 /// Starts a request; its answer comes through the outbox.
 pub(super) fn start(
@@ -41,18 +37,6 @@ pub(super) fn start(
     if running.as_mut().poll(&mut context).is_pending() {
         session.link.core().spawn(running);
     }
-}
-
-/// Lets the other tasks of the core run.
-pub(super) fn yield_now() -> impl Future<Output = ()> {
-    let mut yielded = false;
-    poll_fn(move |cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
 }
 
 /// One request to its end.
@@ -108,91 +92,16 @@ async fn execute_rare(session: &Session, action: Action) -> Result<(), Status> {
     match action {
         Action::Nothing => Ok(()),
         Action::Flush => session.handle.flush().await,
-        Action::Trim { span, flags } => sweep(session, span, Sweep::Trim(flags)).await,
-        Action::Zero { span, flags } => sweep(session, span, Sweep::Zero(flags)).await,
+        Action::Trim { span, flags } => {
+            sweep(&session.handle, span, Sweep::Trim(flags), || session.link.is_cancelled()).await
+        }
+        Action::Zero { span, flags } => {
+            sweep(&session.handle, span, Sweep::Zero(flags), || session.link.is_cancelled()).await
+        }
         Action::Read { .. } | Action::Write { .. } | Action::Status { .. } => {
             unreachable!("these are executed by `execute` itself")
         }
     }
-}
-
-/// A command about many bytes that carries none.
-#[derive(Clone, Copy)]
-enum Sweep {
-    Trim(WriteFlags),
-    Zero(ZeroFlags),
-}
-
-impl Sweep {
-    async fn step(self, session: &Session, span: Span) -> Result<(), Status> {
-        match self {
-            Sweep::Trim(flags) => session.handle.discard(span, flags).await,
-            Sweep::Zero(flags) => session.handle.write_zeroes(span, flags).await,
-        }
-    }
-
-    /// The same without FUA: one flush at the end makes all slices durable.
-    fn without_fua(self) -> Sweep {
-        match self {
-            Sweep::Trim(_) => Sweep::Trim(WriteFlags { fua: false }),
-            Sweep::Zero(flags) => Sweep::Zero(ZeroFlags { fua: false, ..flags }),
-        }
-    }
-
-    /// The same for the slices after the first: by then something was changed, and "not fast" would come too late.
-    fn for_the_rest(self) -> Sweep {
-        match self {
-            Sweep::Trim(_) => self,
-            Sweep::Zero(flags) => Sweep::Zero(ZeroFlags { fast_only: false, ..flags }),
-        }
-    }
-
-    fn has_fua(self) -> bool {
-        match self {
-            Sweep::Trim(flags) => flags.fua,
-            Sweep::Zero(flags) => flags.fua,
-        }
-    }
-
-    /// Whether a hole that reads as zeroes may be left as it is.
-    fn leaves_holes(self) -> bool {
-        match self {
-            Sweep::Trim(_) => true,
-            Sweep::Zero(flags) => !flags.allocate,
-        }
-    }
-}
-
-async fn sweep(session: &Session, span: Span, sweep: Sweep) -> Result<(), Status> {
-    if span.len().0 <= SLICE {
-        return sweep.step(session, span).await;
-    }
-    let mut step = sweep.without_fua();
-    let mut at = span.offset().0;
-    while at < span.end().0 {
-        if session.link.is_cancelled() {
-            return Err(Status::ShuttingDown);
-        }
-        let rest = Span::at(at, span.end().0 - at);
-        let hole = if sweep.leaves_holes() { hole_at(session, rest).await? } else { 0 };
-        if hole > 0 {
-            at += hole;
-        } else {
-            let stop = (at / SLICE + 1).saturating_mul(SLICE).min(span.end().0);
-            step.step(session, Span::at(at, stop - at)).await?;
-            step = step.for_the_rest();
-            at = stop;
-        }
-        yield_now().await;
-    }
-    // Holes that were left alone may be the work of an earlier request that is not durable yet: the flush covers it.
-    if sweep.has_fua() { session.handle.flush().await } else { Ok(()) }
-}
-
-/// Bytes at the start of a span that are a hole which reads as zeroes.
-async fn hole_at(session: &Session, span: Span) -> Result<u64, Status> {
-    let found = session.handle.allocation(span, 1).await?;
-    Ok(found.runs.first().filter(|run| run.hole && run.zero).map_or(0, |run| run.len.0))
 }
 
 impl Session {

@@ -1,6 +1,6 @@
 //! Sending replies: everything that is queued leaves in one vectored send, up to a size.
 
-use super::link::{Link, Share};
+use super::{Link, Share};
 use crate::io::buf::Buf;
 use futures_util::future::{Either, select};
 use std::ops::Range;
@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::rc::Rc;
 
 /// Bytes of data in one send. Longer ones were measured to be slower (design, section 7).
-pub(super) const SEND_MAX: usize = 256 << 10;
+pub const SEND_MAX: usize = 256 << 10;
 
 /// Buffers of one send; the kernel takes no more in one call.
 const PARTS_MAX: usize = 1024;
@@ -34,7 +34,7 @@ enum Part {
 }
 
 /// Sends replies until there will be no more.
-pub(super) async fn run(link: Rc<Link>) {
+pub async fn run(link: Rc<Link>) {
     let mut batch = Batch::default();
     while link.next_replies().await {
         batch.fill(&link);

@@ -1,10 +1,18 @@
-//! What the tasks of one connection share: the socket, the outbox, and the counts that bound its memory.
+//! What the tasks of one connection share, whatever its protocol: the socket, the outbox, and the counts that bound
+//! its memory.
+//!
+//! Rank 6. `inbox` receives, `send` sends what is in the outbox. A protocol judges and executes in between.
 //!
 //! State of the transmission phase: receiving (or not any more), the number of requests in flight, dead (or not).
 //! A request is in flight from its admission until its last reply byte is sent, or dropped because the connection
 //! is dead. Nothing here awaits with a borrow held.
 
-use super::super::transmission::Head;
+mod inbox;
+mod send;
+
+pub use inbox::{Gone, Inbox};
+pub use send::{SEND_MAX, run as send_outbox};
+
 use crate::base::limits::{PAYLOAD_MAX, REQUESTS_IN_FLIGHT_MAX};
 use crate::io::buf::Buf;
 use crate::io::driver::{Direction, Op, SocketId};
@@ -43,14 +51,14 @@ impl House {
     }
 
     /// How long a peer may take for a piece of a payload or a batch of replies. Less when memory is short.
-    pub(super) fn patience(&self) -> Duration {
+    pub fn patience(&self) -> Duration {
         if self.budget.free() < PAYLOAD_MAX { self.patience / 6 } else { self.patience }
     }
 }
 
 /// Wakes the one task that waits for it. What it stands for is looked at again after every wait.
 #[derive(Default)]
-pub(super) struct Signal {
+pub struct Signal {
     raised: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
@@ -84,7 +92,7 @@ struct Held {
 }
 
 /// A part of the budget, held for one request.
-pub(super) struct Share {
+pub struct Share {
     grant: Grant,
     held: Rc<Held>,
 }
@@ -96,8 +104,41 @@ impl Drop for Share {
     }
 }
 
+/// Bytes of the longest head.
+pub const HEAD_MAX: usize = 64;
+
+/// The bytes of a reply before its bulk data.
+#[derive(Clone, Copy)]
+pub struct Head {
+    bytes: [u8; HEAD_MAX],
+    len: u8,
+}
+
+impl Head {
+    /// # Panics
+    /// If the bytes are more than the longest head has.
+    pub fn new(bytes: &[u8]) -> Head {
+        let mut head = Head { bytes: [0; HEAD_MAX], len: 0 };
+        head.push(bytes);
+        head
+    }
+
+    /// # Panics
+    /// If the whole is more than the longest head has.
+    pub fn push(&mut self, bytes: &[u8]) {
+        let start = usize::from(self.len);
+        let end = start + bytes.len();
+        self.bytes[start..end].copy_from_slice(bytes);
+        self.len = u8::try_from(end).expect("HEAD_MAX is below 256");
+    }
+
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
 /// A header and the data behind it, to be sent with no other chunk in between.
-pub(super) struct Chunk {
+pub struct Chunk {
     /// None once it was sent.
     pub head: Option<Head>,
     pub parts: SmallVec<[Buf; 2]>,
@@ -188,35 +229,35 @@ impl Link {
         self.held.changed.raise();
     }
 
-    pub(super) fn core(&self) -> &Core {
+    pub fn core(&self) -> &Core {
         &self.core
     }
 
-    pub(super) fn stream(&self) -> &Stream {
+    pub fn stream(&self) -> &Stream {
         &self.stream
     }
 
-    pub(super) fn house(&self) -> &House {
+    pub fn house(&self) -> &House {
         &self.house
     }
 
-    pub(super) fn is_stopping(&self) -> bool {
+    pub fn is_stopping(&self) -> bool {
         self.stopping.get()
     }
 
-    pub(super) fn is_dead(&self) -> bool {
+    pub fn is_dead(&self) -> bool {
         self.phase.get() == Phase::Dead
     }
 
     /// Waits until `stop` is called; for one task.
-    pub(super) async fn stopped(&self) {
+    pub async fn stopped(&self) {
         while !self.stopping.get() {
             self.stop.wait().await;
         }
     }
 
     /// Enters the transmission phase, in which `send::run` must be running.
-    pub(super) fn open(&self) {
+    pub fn open(&self) {
         self.sender_ended.set(false);
         if !self.is_dead() {
             self.phase.set(Phase::Receiving);
@@ -225,7 +266,7 @@ impl Link {
     }
 
     /// No more requests come. Those of many steps may go on for `farewell`.
-    pub(super) fn end_receiving(&self, farewell: Duration) {
+    pub fn end_receiving(&self, farewell: Duration) {
         if !self.is_dead() {
             self.phase.set(Phase::Sending);
         }
@@ -234,13 +275,13 @@ impl Link {
     }
 
     /// Whether a request of many steps should not go on: nobody waits for it any more.
-    pub(super) fn is_cancelled(&self) -> bool {
+    pub fn is_cancelled(&self) -> bool {
         self.is_dead() || self.cancel_at.get().is_some_and(|at| self.core.now() >= at)
     }
 
     /// Waits for a place among the requests in flight, and for `bytes` of the budget. None if the connection died
     /// meanwhile. The request is in flight from here on.
-    pub(super) async fn admit(&self, bytes: u64) -> Option<Option<Share>> {
+    pub async fn admit(&self, bytes: u64) -> Option<Option<Share>> {
         while !self.has_room(bytes) {
             self.held.changed.wait().await;
             if self.is_dead() {
@@ -288,7 +329,7 @@ impl Link {
     }
 
     /// Queues a chunk.
-    pub(super) fn push(&self, chunk: Chunk) {
+    pub fn push(&self, chunk: Chunk) {
         if self.is_dead() {
             self.count_done(usize::from(chunk.last));
             return;
@@ -300,26 +341,26 @@ impl Link {
     }
 
     /// Queues a reply, or the end of one, that has no data.
-    pub(super) fn push_head(&self, head: Head) {
+    pub fn push_head(&self, head: Head) {
         self.push(Chunk { head: Some(head), parts: SmallVec::new(), next: 0, last: true, share: None });
     }
 
     /// Bytes of data that are queued.
-    pub(super) fn outbox_bytes(&self) -> usize {
+    pub fn outbox_bytes(&self) -> usize {
         self.outbox_bytes.get()
     }
 
-    pub(super) fn has_replies(&self) -> bool {
+    pub fn has_replies(&self) -> bool {
         !self.outbox.borrow().is_empty()
     }
 
     /// Takes from the outbox; for the sender.
-    pub(super) fn with_outbox<T>(&self, take: impl FnOnce(&mut VecDeque<Chunk>) -> T) -> T {
+    pub fn with_outbox<T>(&self, take: impl FnOnce(&mut VecDeque<Chunk>) -> T) -> T {
         take(&mut self.outbox.borrow_mut())
     }
 
     /// So many requests are over, and so many bytes of data have left the outbox.
-    pub(super) fn count_sent(&self, requests: usize, bytes: usize) {
+    pub fn count_sent(&self, requests: usize, bytes: usize) {
         self.outbox_bytes.set(self.outbox_bytes.get().saturating_sub(bytes));
         self.count_done(requests);
     }
@@ -337,7 +378,7 @@ impl Link {
     }
 
     /// Waits until there may be something to send; false when there will be nothing more.
-    pub(super) async fn next_replies(&self) -> bool {
+    pub async fn next_replies(&self) -> bool {
         loop {
             if self.is_dead() {
                 return false;
@@ -352,20 +393,20 @@ impl Link {
         }
     }
 
-    pub(super) fn sender_ended(&self) {
+    pub fn sender_ended(&self) {
         self.sender_ended.set(true);
         self.held.changed.raise();
     }
 
     /// Waits until every reply was sent, or the connection is dead.
-    pub(super) async fn all_sent(&self) {
+    pub async fn all_sent(&self) {
         while !self.sender_ended.get() {
             self.held.changed.wait().await;
         }
     }
 
     /// Waits until no request is running.
-    pub(super) async fn all_done(&self) {
+    pub async fn all_done(&self) {
         while self.in_flight.get() > 0 {
             self.held.changed.wait().await;
         }
