@@ -5,6 +5,7 @@
 //! with. A controller whose admin queue is lost is lost as a whole: its I/O queues end with the same error.
 
 pub mod decoder;
+pub mod discovery;
 pub mod draft;
 pub mod failure;
 pub mod identify;
@@ -25,16 +26,18 @@ use crate::block::Payload;
 use crate::io::driver::Address;
 use crate::nvmf::command::Status;
 use crate::nvmf::pdu::Digests;
+use crate::nvmf::subsystem::DISCOVERY_NQN;
 use crate::nvmf::uri::is_nqn;
 use crate::reactor::Core;
 use crate::reactor::net::Stream;
 use decoder::Violation;
+use discovery::{Header, RECORD_LEN, Record, TRIES};
 use draft::{FABRICS_CAPSULE_MAX, IDENTIFY_LEN, Page};
 use futures_util::future::{Either, select};
 use identify::NAMESPACES_MAX;
 use link::{Data, Link};
 use nix::errno::Errno;
-use opening::{ADMIN_DEPTH, Answer, Ask, AskData, Opening, Step, Wish};
+use opening::{ADMIN_DEPTH, Answer, Ask, AskData, Opening, Purpose, Step, Wish};
 use std::cell::{Cell, RefCell};
 use std::pin::pin;
 use std::rc::{Rc, Weak};
@@ -136,10 +139,36 @@ impl Host {
         subsystem: &str,
         options: HostOptions,
     ) -> Result<Host, HostError> {
+        let purpose = Purpose::Io { queues: options.queues.max(1) };
+        Host::open(core, address, subsystem, purpose, options).await
+    }
+
+    /// What the discovery service at an address knows: ways to subsystems, and to other services, which are not asked.
+    pub async fn discover(
+        core: &Core,
+        address: Address,
+        options: HostOptions,
+    ) -> Result<Vec<Record>, HostError> {
+        // The association lives as long as one reading of the log.
+        let options = HostOptions { keep_alive: Duration::ZERO, ..options };
+        let host = Host::open(core, address, DISCOVERY_NQN, Purpose::Discovery, options).await?;
+        let found = in_time(core, host.discovery_log()).await?;
+        // What was read counts, also if the controller does not end in order.
+        let _ = host.disconnect().await;
+        Ok(found)
+    }
+
+    async fn open(
+        core: &Core,
+        address: Address,
+        subsystem: &str,
+        purpose: Purpose,
+        options: HostOptions,
+    ) -> Result<Host, HostError> {
         if !is_nqn(subsystem) {
             return Err(HostError::Invalid);
         }
-        let wish = wish(subsystem, &options);
+        let wish = wish(subsystem, purpose, &options);
         let (opening, first) = Opening::new(wish.clone());
         let opened = open_controller(core, address.clone(), opening, first, &options);
         let (admin, opening, controller) = in_time(core, opened).await?;
@@ -228,6 +257,34 @@ impl Host {
         outcome
     }
 
+    /// The records of one generation of the log.
+    async fn discovery_log(&self) -> Result<Vec<Record>, HostError> {
+        for _ in 0..TRIES {
+            let before = self.discovery_header().await?;
+            let mut records = Vec::new();
+            for number in 1..=before.records {
+                let bytes = self.log(number * RECORD_LEN).await?;
+                records.push(Record::parse(&bytes)?);
+            }
+            if self.discovery_header().await? == before {
+                return Ok(records);
+            }
+        }
+        Err(Refusal::Restless.into())
+    }
+
+    async fn discovery_header(&self) -> Result<Header, HostError> {
+        Ok(Header::parse(&self.log(0).await?)?)
+    }
+
+    /// As many bytes of the discovery log as a record has.
+    async fn log(&self, offset: u64) -> Result<Vec<u8>, HostError> {
+        let len = u32::try_from(RECORD_LEN).expect("1024");
+        let draft = draft::discovery_log(offset, len);
+        let answer = ask(&self.association.admin, Ask { draft, data: AskData::Receive(RECORD_LEN) });
+        Ok(answer.await?.data)
+    }
+
     async fn identify(&self, page: Page, namespace: u32) -> Result<Vec<u8>, HostError> {
         let data = AskData::Receive(IDENTIFY_LEN);
         let answer = ask(&self.association.admin, Ask { draft: draft::identify(page, namespace), data });
@@ -266,13 +323,13 @@ fn end_queues(queues: &Queues, error: &HostError) {
     queues.iter().filter_map(Weak::upgrade).for_each(|link| link.fail(error.clone()));
 }
 
-fn wish(subsystem: &str, options: &HostOptions) -> Wish {
+fn wish(subsystem: &str, purpose: Purpose, options: &HostOptions) -> Wish {
     Wish {
         subsystem: subsystem.to_owned(),
         host: format!("nqn.2014-08.org.nvmexpress:uuid:{}", options.host_id),
         host_id: options.host_id,
         keep_alive_ms: u32::try_from(options.keep_alive.as_millis()).unwrap_or(u32::MAX),
-        queues: options.queues.max(1),
+        purpose,
     }
 }
 

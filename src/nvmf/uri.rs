@@ -2,14 +2,12 @@
 
 use crate::base::uri::{Unreadable, decode, encode, host_and_port};
 use crate::io::driver::Address;
+use crate::nvmf::subsystem::NQN_MAX;
 use std::fmt;
 use std::net::ToSocketAddrs;
 
 /// The port of NVMe over Fabrics on TCP.
 pub const PORT: u16 = 4420;
-
-/// Bytes of an NQN (Base specification, NVMe Qualified Names).
-pub const NQN_MAX: usize = 223;
 
 /// The largest number of a namespace; those above mean something else.
 pub const NAMESPACE_MAX: u32 = 0xffff_fffd;

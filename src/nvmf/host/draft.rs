@@ -4,6 +4,7 @@
 //! A `Draft` is a command without its id and without the place of its data: both are known when it is sent.
 
 use crate::nvmf::command::DataPlace;
+use crate::nvmf::fabrics::{self, CONNECT_LEN, kind};
 use crate::nvmf::pdu::SQE_LEN;
 use uuid::Uuid;
 
@@ -20,7 +21,7 @@ pub const RANGES_MAX: usize = 256;
 pub const BLOCKS_MAX: u64 = 1 << 16;
 
 mod opcode {
-    pub const FABRICS: u8 = 0x7f;
+    pub const LOG_PAGE: u8 = 0x02;
     pub const IDENTIFY: u8 = 0x06;
     pub const SET_FEATURES: u8 = 0x09;
     pub const KEEP_ALIVE: u8 = 0x18;
@@ -102,7 +103,7 @@ impl Draft {
     }
 
     fn fabrics(kind: u8) -> Draft {
-        Draft::new(opcode::FABRICS).with(4, &[kind])
+        Draft::new(fabrics::OPCODE).with(4, &[kind])
     }
 
     fn with(mut self, at: usize, field: &[u8]) -> Draft {
@@ -116,7 +117,7 @@ impl Draft {
 
     /// Whether every controller takes `FABRICS_CAPSULE_MAX` of data behind it, on any queue.
     pub fn is_fabrics(&self) -> bool {
-        self.bytes[0] == opcode::FABRICS
+        self.bytes[0] == fabrics::OPCODE
     }
 
     /// The entry as it is sent.
@@ -132,19 +133,16 @@ impl Draft {
 /// Connect for queue `queue`, which takes `depth` commands at a time and one entry more. SQ flow control is declined:
 /// the depth bounds what is in flight.
 pub fn connect(queue: u16, depth: u16, keep_alive_ms: u32) -> Draft {
-    let draft = Draft::fabrics(0x01).with(42, &queue.to_le_bytes()).with(44, &depth.to_le_bytes());
+    let draft = Draft::fabrics(kind::CONNECT).with(42, &queue.to_le_bytes()).with(44, &depth.to_le_bytes());
     draft.with(46, &[1 << 2]).with_u32(48, keep_alive_ms)
 }
-
-/// Bytes of the data of Connect.
-pub const CONNECT_DATA_LEN: usize = 1024;
 
 /// The data of Connect. Names are at most 223 bytes.
 ///
 /// # Panics
 /// If a name does not fit: whoever takes one from outside checks it.
 pub fn connect_data(host: Uuid, controller: u16, subsystem: &str, host_name: &str) -> Vec<u8> {
-    let mut data = vec![0; CONNECT_DATA_LEN];
+    let mut data = vec![0; CONNECT_LEN as usize]; // 1024
     data[..16].copy_from_slice(host.as_bytes());
     data[16..18].copy_from_slice(&controller.to_le_bytes());
     for (at, name) in [(256, subsystem), (512, host_name)] {
@@ -155,11 +153,12 @@ pub fn connect_data(host: Uuid, controller: u16, subsystem: &str, host_name: &st
 }
 
 pub fn property_of(property: Property) -> Draft {
-    Draft::fabrics(0x04).with(40, &[property.attribute()]).with_u32(44, property.offset())
+    Draft::fabrics(kind::PROPERTY_GET).with(40, &[property.attribute()]).with_u32(44, property.offset())
 }
 
 pub fn set_property(property: Property, value: u32) -> Draft {
-    let draft = Draft::fabrics(0x00).with(40, &[property.attribute()]).with_u32(44, property.offset());
+    let draft =
+        Draft::fabrics(kind::PROPERTY_SET).with(40, &[property.attribute()]).with_u32(44, property.offset());
     draft.with(48, &u64::from(value).to_le_bytes())
 }
 
@@ -171,6 +170,17 @@ pub fn identify(page: Page, namespace: u32) -> Draft {
         Page::Descriptors => 0x03,
     };
     Draft::new(opcode::IDENTIFY).with_u32(4, namespace).with_u32(40, number)
+}
+
+/// The discovery log (page 70h): `len` bytes from `offset` on, both multiples of 4. Reading it re-arms no event.
+///
+/// # Panics
+/// If there is nothing to read, or no such length.
+pub fn discovery_log(offset: u64, len: u32) -> Draft {
+    let last = (len / 4).checked_sub(1).expect("something to read");
+    let retain = 1 << 15;
+    let draft = Draft::new(opcode::LOG_PAGE).with_u32(40, last << 16 | retain | 0x70);
+    draft.with_u32(44, last >> 16).with(48, &offset.to_le_bytes())
 }
 
 /// Set Features 07: so many I/O queues, at least 1.
@@ -259,6 +269,9 @@ mod tests {
         let queues = sealed(number_of_queues(4));
         assert_eq!((queues.opcode(), queues.dword(10), queues.dword(11)), (9, 7, 0x0003_0003));
         assert_eq!(sealed(keep_alive()).opcode(), 0x18);
+        let log = sealed(discovery_log(1 << 33 | 1024, 4096));
+        assert_eq!((log.opcode(), log.dword(10), log.dword(11)), (2, 0x03ff_8070, 0));
+        assert_eq!((log.dword(12), log.dword(13)), (1024, 2));
     }
 
     #[test]

@@ -128,6 +128,8 @@ pub struct Properties {
     pub id: u16,
     /// Whether a keep-alive timer was asked for.
     pub keep_alive: bool,
+    /// A controller for discovery is wanted: it has no I/O queues.
+    pub discovery: bool,
 }
 
 impl Controller {
@@ -141,15 +143,18 @@ impl Controller {
             return Err(Refusal::Broken("Identify names another controller than Connect"));
         }
         // Controllers before 1.4 leave the kind 0.
-        if page.u8(controller::KIND) > 1 {
-            return Err(Refusal::NoNamespaces);
+        match (properties.discovery, page.u8(controller::KIND)) {
+            (true, 0 | 2) | (false, 0 | 1) => {}
+            (true, _) => return Err(Refusal::NotDiscovery),
+            (false, _) => return Err(Refusal::NoNamespaces),
         }
         if page.u32(controller::SGL) & 3 == 0 {
             return Err(Refusal::Broken("no support for SGLs"));
         }
-        if page.u16(controller::CAPSULE_OFFSET) != 0 || page.u32(controller::RESPONSE) < 1 {
-            return Err(Refusal::Broken("capsules of a form that the transport does not have"));
-        }
+        let capsule_max = match properties.discovery {
+            true => 0,
+            false => capsule_max(&page)?,
+        };
         if properties.keep_alive && page.u16(controller::KEEP_ALIVE) == 0 {
             return Err(Refusal::Broken("no support for keep alive"));
         }
@@ -163,7 +168,7 @@ impl Controller {
             firmware: page.text(controller::FIRMWARE, 8),
             version: properties.version,
             transfer_max: transfer_max(page.u8(controller::TRANSFER), properties.page_shift),
-            capsule_max: capsule_max(page.u32(controller::CAPSULE))?,
+            capsule_max,
             depth_max: if entries == 0 { depth } else { depth.min(entries) },
             queues: 0,
             namespace_max: page.u32(controller::NAMESPACES),
@@ -193,9 +198,12 @@ fn transfer_max(power: u8, page_shift: u8) -> u64 {
     }
 }
 
-/// IOCCSZ, units of 16 bytes: the entry, and what may lie behind it.
-fn capsule_max(units: u32) -> Result<u32, Refusal> {
-    let bytes = u64::from(units) * 16;
+/// IOCCSZ, units of 16 bytes: the entry, and what may lie behind it, without a gap.
+fn capsule_max(page: &Structure<'_>) -> Result<u32, Refusal> {
+    if page.u16(controller::CAPSULE_OFFSET) != 0 || page.u32(controller::RESPONSE) < 1 {
+        return Err(Refusal::Broken("capsules of a form that the transport does not have"));
+    }
+    let bytes = u64::from(page.u32(controller::CAPSULE)) * 16;
     let data = bytes.checked_sub(64).ok_or(Refusal::Broken("capsules too small for a command"))?;
     let most = data.min(PAYLOAD_MAX);
     Ok(u32::try_from(most).expect("a payload is below 4 GiB"))
@@ -351,8 +359,14 @@ mod tests {
         (1792, &[4, 4, 0, 0, 1]),
     ];
 
-    const PROPERTIES: Properties =
-        Properties { queue_entries: 127, page_shift: 0, version: 0x0001_0400, id: 1, keep_alive: true };
+    const PROPERTIES: Properties = Properties {
+        queue_entries: 127,
+        page_shift: 0,
+        version: 0x0001_0400,
+        id: 1,
+        keep_alive: true,
+        discovery: false,
+    };
 
     fn controller(changes: &[(usize, &[u8])]) -> Result<Controller, Refusal> {
         Controller::parse(&page(&[&GOOD[..], changes].concat()), PROPERTIES)
@@ -390,6 +404,12 @@ mod tests {
         assert_eq!(controller(&[(111, &[2])]), Err(Refusal::NoNamespaces), "for discovery");
         assert!(controller(&[(111, &[1])]).is_ok());
         assert!(Controller::parse(&[0; 4095], PROPERTIES).is_err());
+        let discovery = Properties { discovery: true, keep_alive: false, ..PROPERTIES };
+        let found = |kind| {
+            let bytes = page(&[(78, &[1]), (111, &[kind]), (536, &[1])]);
+            Controller::parse(&bytes, discovery).map(|found| found.capsule_max)
+        };
+        assert_eq!([found(0), found(1), found(2)], [Ok(0), Err(Refusal::NotDiscovery), Ok(0)]);
     }
 
     fn namespace(changes: &[(usize, &[u8])]) -> Result<Namespace, Refusal> {

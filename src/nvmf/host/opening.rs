@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Connect → CAP → CC.EN = 1 → CSTS until ready → VS → Identify Controller → number of queues → open
+//!                                                                       └─ for discovery ─────────────┘
 //! ```
 //!
 //! Each answer leads to the next command or to a reason why the controller cannot be used. How long a controller may
@@ -11,6 +12,7 @@ use super::draft::{self, Draft, IDENTIFY_LEN, Page, Property};
 use super::failure::Failure;
 use super::identify::{Controller, Properties};
 use super::refusal::Refusal;
+use crate::nvmf::fabrics::ANY_CONTROLLER;
 use uuid::Uuid;
 
 /// CC: entries of 64 and 16 bytes, the NVM command set.
@@ -21,9 +23,6 @@ const SHUT_DOWN: u32 = 1 << 14;
 /// Entries of the admin queue, counted from 0.
 pub const ADMIN_DEPTH: u16 = 31;
 
-/// "Give me a controller": the id in an admin Connect.
-const ANY_CONTROLLER: u16 = 0xffff;
-
 /// What a host wants of a subsystem.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Wish {
@@ -33,8 +32,16 @@ pub struct Wish {
     pub host_id: Uuid,
     /// Milliseconds; 0 for none.
     pub keep_alive_ms: u32,
-    /// I/O queues.
-    pub queues: u16,
+    pub purpose: Purpose,
+}
+
+/// What the controller is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// Requests, by so many queues at most.
+    Io { queues: u16 },
+    /// The discovery log.
+    Discovery,
 }
 
 /// A command, and its data.
@@ -79,7 +86,8 @@ enum Stage {
     Ready,
     Version,
     Identify,
-    Queues(Controller),
+    /// Asked for so many.
+    Queues(Controller, u16),
 }
 
 impl Stage {
@@ -92,7 +100,7 @@ impl Stage {
             Stage::Ready => "the controller does not tell whether it is ready",
             Stage::Version => "the controller does not tell its version",
             Stage::Identify => "the controller cannot be identified",
-            Stage::Queues(_) => "the controller grants no queues",
+            Stage::Queues(..) => "the controller grants no queues",
         }
     }
 }
@@ -110,7 +118,9 @@ impl Opening {
         let data = draft::connect_data(wish.host_id, ANY_CONTROLLER, &wish.subsystem, &wish.host);
         let ask =
             Ask { draft: draft::connect(0, ADMIN_DEPTH, wish.keep_alive_ms), data: AskData::Send(data) };
-        let properties = Properties { keep_alive: wish.keep_alive_ms > 0, ..Properties::default() };
+        let discovery = wish.purpose == Purpose::Discovery;
+        let properties =
+            Properties { keep_alive: wish.keep_alive_ms > 0, discovery, ..Properties::default() };
         (Opening { wish, stage: Stage::Connect, properties }, ask)
     }
 
@@ -147,13 +157,17 @@ impl Opening {
             }
             Stage::Identify => {
                 let controller = Controller::parse(&answer.data, self.properties)?;
-                let queues = self.wish.queues;
-                self.ask(Stage::Queues(controller), draft::number_of_queues(queues))
+                match self.wish.purpose {
+                    Purpose::Discovery => Ok(Step::Open(controller)),
+                    Purpose::Io { queues } => {
+                        self.ask(Stage::Queues(controller, queues), draft::number_of_queues(queues))
+                    }
+                }
             }
-            Stage::Queues(controller) => {
+            Stage::Queues(controller, asked) => {
                 let granted = (low & 0xffff).min(low >> 16) + 1;
                 let granted = u16::try_from(granted).unwrap_or(u16::MAX);
-                let queues = granted.min(self.wish.queues.max(1));
+                let queues = granted.min(*asked).max(1);
                 Ok(Step::Open(Controller { queues, ..controller.clone() }))
             }
         }

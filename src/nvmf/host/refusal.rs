@@ -24,6 +24,10 @@ pub enum Refusal {
     Fatal,
     #[error("the controller offers no namespaces: it is for discovery or administration")]
     NoNamespaces,
+    #[error("the controller is not for discovery")]
+    NotDiscovery,
+    #[error("the discovery log changes faster than it can be read")]
+    Restless,
     #[error("there is no namespace {0}")]
     NoNamespace(u32),
 }

@@ -1,7 +1,6 @@
 //! A driver in memory whose sockets lead to a small NVMe/TCP controller, with faults: pieces of any size, an end after
 //! any number of bytes, silence, damaged data. Time passes only when a core parks.
 
-use super::super::draft::CONNECT_DATA_LEN;
 use crate::base::prng::Prng;
 use crate::io::buf::BufPool;
 use crate::io::driver::{Completion, Done, Driver, Op, RecvInto, SocketId, Token, Unpark};
@@ -48,6 +47,10 @@ pub struct Manner {
     pub optional: u8,
     pub cache: bool,
     pub namespaces: u32,
+    /// Records of the discovery log.
+    pub records: u64,
+    /// The log changes so many times while it is read.
+    pub changes: u64,
 }
 
 impl Default for Manner {
@@ -68,6 +71,8 @@ impl Default for Manner {
             optional: 0x0d,
             cache: true,
             namespaces: 3,
+            records: 2,
+            changes: 0,
         }
     }
 }
@@ -173,6 +178,7 @@ impl Connection {
     fn command(&mut self, entry: Sqe, data: Vec<u8>, shared: &mut Shared) {
         match entry.opcode() {
             0x7f => return self.fabrics(&entry, &data, shared),
+            0x02 if self.queue == 0 => return self.discovery_log(&entry, shared),
             0x06 => return self.identify(&entry, shared),
             // Set Features; on I/O queues the number is Dataset Management's.
             0x09 if self.queue == 0 => return self.respond(&entry, 0x0003_0003, Status::SUCCESS, shared),
@@ -231,7 +237,7 @@ impl Connection {
     fn fabrics(&mut self, entry: &Sqe, data: &[u8], shared: &mut Shared) {
         let result = match (entry.fabrics_type(), entry.u32(44)) {
             (0x01, _) => {
-                assert_eq!((data.len(), entry.byte(46)), (CONNECT_DATA_LEN, 4));
+                assert_eq!((data.len(), entry.byte(46)), (1024, 4));
                 self.queue = entry.u16(42);
                 assert_eq!(&data[16..18], if self.queue == 0 { [0xff, 0xff] } else { [7, 0] });
                 7
@@ -279,6 +285,25 @@ impl Connection {
             }
             0x03 => put(0, &[3, 16, 0, 0, 0xd5, 0xd5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
             other => panic!("{other}"),
+        }
+        self.answer(entry, &page, shared);
+    }
+
+    fn discovery_log(&mut self, entry: &Sqe, shared: &mut Shared) {
+        assert_eq!((entry.dword(10), entry.dword(11), entry.data().unwrap().len()), (0x00ff_8070, 0, 1024));
+        let mut page = vec![0; 1024];
+        let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
+        match entry.dword(12) / 1024 {
+            0 => {
+                let manner = &mut shared.manner;
+                put(0, &manner.changes.to_le_bytes());
+                put(8, &manner.records.to_le_bytes());
+                manner.changes = manner.changes.saturating_sub(1);
+            }
+            number => {
+                put(0, &[3, 1, 2, 0, number as u8, 0]);
+                put(256, b"nqn.x");
+            }
         }
         self.answer(entry, &page, shared);
     }

@@ -2,7 +2,7 @@
 
 use super::super::draft::{self, Page, Property};
 use super::super::opening::{
-    Answer, Ask, AskData, Opening, Step, Wish, connect_queue, has_ended, queue_connected,
+    Answer, Ask, AskData, Opening, Purpose, Step, Wish, connect_queue, has_ended, queue_connected,
 };
 use super::super::{Controller, Failure, Refusal};
 use crate::nvmf::command::{DataPlace, Sqe, Status};
@@ -17,7 +17,7 @@ fn wish() -> Wish {
         host: "nqn.2014-08.org.nvmexpress:uuid:host".to_owned(),
         host_id: Uuid::from_u128(5),
         keep_alive_ms: 5000,
-        queues: 4,
+        purpose: Purpose::Io { queues: 4 },
     }
 }
 
@@ -130,6 +130,13 @@ fn no_more_queues_are_used_than_were_granted_or_asked_for() {
         let Ok(Step::Open(controller)) = after(&answers) else { panic!("opens") };
         assert_eq!(controller.queues, queues, "{answer:x}");
     }
+}
+
+#[test]
+fn a_controller_for_discovery_has_no_queues() {
+    let (mut opening, _) = Opening::new(Wish { purpose: Purpose::Discovery, keep_alive_ms: 0, ..wish() });
+    let steps: Vec<Step> = good()[..7].iter().map(|a| opening.answer(a.clone()).unwrap()).collect();
+    assert!(matches!(&steps[6], Step::Open(Controller { queues: 0, capsule_max: 0, .. })));
 }
 
 #[test]

@@ -293,6 +293,25 @@ fn namespaces_are_listed_page_by_page_and_only_so_many() {
 }
 
 #[test]
+fn section_17_the_discovery_log_is_read_until_it_holds_still() {
+    let discover = |manner| {
+        with_controller(manner, |core| async move {
+            let address = Address::Tcp("127.0.0.1:1".parse().unwrap());
+            let records = Host::discover(&core, address, options(Digests::default())).await;
+            records.map(|records| records.iter().map(|record| record.port).collect::<Vec<u16>>())
+        })
+    };
+    let usual = Manner::default();
+    assert_eq!(discover(usual), Ok(vec![1, 2]));
+    assert_eq!(discover(Manner { records: 0, ..usual }), Ok(vec![]));
+    assert_eq!(discover(Manner { changes: 5, ..usual }), Ok(vec![1, 2]));
+    let restless = Manner { changes: u64::MAX, ..usual };
+    assert_eq!(discover(restless), Err(HostError::Refused(Refusal::Restless)));
+    let endless = Manner { records: 1 << 63, ..usual };
+    assert!(matches!(discover(endless), Err(HostError::Refused(Refusal::Broken(_)))));
+}
+
+#[test]
 fn no_more_queues_are_opened_than_were_granted() {
     with_controller(Manner::default(), |core| async move {
         let host = connect(&core, Digests::default()).await.unwrap();
