@@ -6,6 +6,7 @@ use crate::base::units::ByteLen;
 use crate::io::driver::Address;
 use crate::nvmf::host::{Host, HostError, HostOptions, Namespace, Queue};
 use crate::reactor::Core;
+use uuid::Uuid;
 
 /// A namespace and where it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,11 +42,10 @@ impl Associated {
 
 /// Associates with a subsystem and opens queues: as many as asked for, or as the controller grants.
 pub async fn associate(core: &Core, end: &NamespaceEnd, queues: usize) -> Result<Associated, HostError> {
-    let options = HostOptions {
-        queues: u16::try_from(queues).unwrap_or(u16::MAX),
-        host_id: core.with_prng(|prng| prng.uuid()),
-        ..HostOptions::default()
-    };
+    // Another host each time: nothing is reserved for it, and nobody else has its name.
+    let unique = core.with_prng(|prng| prng.uuid()).as_u128() ^ u128::from(core.wall_ns());
+    let queues = u16::try_from(queues).unwrap_or(u16::MAX);
+    let options = HostOptions { queues, ..HostOptions::of(Uuid::from_u128(unique)) };
     let host = Host::connect(core, end.address.clone(), &end.subsystem, options).await?;
     let namespace = host.namespace(end.number).await?;
     let mut opened = Vec::new();

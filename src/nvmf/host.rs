@@ -47,6 +47,9 @@ use uuid::Uuid;
 /// Between two looks at whether a controller is ready, or has ended.
 const POLL: Duration = Duration::from_millis(2);
 
+/// Keep Alive is not sent more often than this, whatever the timeout.
+const KEEP_ALIVE_MIN: Duration = Duration::from_millis(100);
+
 /// How long a controller may take to end in order.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -64,19 +67,20 @@ pub struct HostOptions {
     pub keep_alive: Duration,
     /// A controller that leaves commands without any progress for this long is given up.
     pub stall: Duration,
-    /// Who this host is: the same for all its connections.
+    /// Who this host is: the same for all its connections, and for no other host.
     pub host_id: Uuid,
 }
 
-impl Default for HostOptions {
-    fn default() -> HostOptions {
+impl HostOptions {
+    /// The usual ones, for this host.
+    pub fn of(host_id: Uuid) -> HostOptions {
         HostOptions {
             digests: Digests::default(),
             queues: 4,
             depth: REQUESTS_IN_FLIGHT_MAX,
             keep_alive: Duration::from_secs(5),
             stall: Duration::from_secs(60),
-            host_id: Uuid::nil(),
+            host_id,
         }
     }
 }
@@ -444,7 +448,7 @@ async fn keep_alive(admin: Rc<Link>, queues: Queues, timeout: Duration) {
 /// Sends Keep Alive twice in every timeout; ends with the error of one that failed or came to no answer.
 async fn stay_alive(admin: &Rc<Link>, timeout: Duration) -> HostError {
     loop {
-        admin.core().sleep(timeout / 2).await;
+        admin.core().sleep((timeout / 2).max(KEEP_ALIVE_MIN)).await;
         let alive = admin.call(draft::keep_alive(), Data::None);
         match select(pin!(alive), pin!(admin.core().sleep(timeout))).await {
             Either::Left((Ok(_), _)) => {}

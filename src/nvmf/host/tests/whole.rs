@@ -12,11 +12,12 @@ use crate::reactor::Core;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
+use uuid::Uuid;
 
 const SUBSYSTEM: &str = "nqn.2014-08.org.nvmexpress:uuid:0f3c2b1a-5d4e-4f60-8a7b-9c8d7e6f5a4b";
 
 fn options(digests: Digests) -> HostOptions {
-    HostOptions { digests, depth: 8, stall: Duration::from_secs(10), ..HostOptions::default() }
+    HostOptions { digests, depth: 8, stall: Duration::from_secs(10), ..HostOptions::of(Uuid::from_u128(1)) }
 }
 
 async fn connect(core: &Core, digests: Digests) -> Result<Host, HostError> {
@@ -352,7 +353,8 @@ fn a_name_that_is_none_is_not_sent() {
     with_controller(Manner::default(), |core| async move {
         let address = Address::Tcp("127.0.0.1:1".parse().unwrap());
         for name in ["", "data", &format!("nqn.{}", "a".repeat(300))] {
-            let outcome = Host::connect(&core, address.clone(), name, HostOptions::default()).await;
+            let outcome =
+                Host::connect(&core, address.clone(), name, HostOptions::of(Uuid::from_u128(1))).await;
             assert_eq!(outcome.err(), Some(HostError::Invalid), "{name}");
         }
     });
