@@ -164,9 +164,11 @@ fn pool(state: PoolState, second: DriveState) -> PoolReport {
 
 fn answer_with(pool: PoolReport, request: &Request) -> Reply {
     match request {
-        Request::Status { .. } => {
-            Reply::Status(StatusReport { pools: vec![pool], listening: vec!["127.0.0.1:10809".into()] })
-        }
+        Request::Status { .. } => Reply::Status(StatusReport {
+            pools: vec![pool],
+            listening: vec!["127.0.0.1:10809".into()],
+            listening_nvme: vec![],
+        }),
         Request::PoolList | Request::PoolShow { .. } => Reply::Pools { pools: vec![pool] },
         Request::VolumeList { .. } | Request::VolumeShow { .. } => Reply::Volumes { volumes: pool.volumes },
         Request::DiskShow { .. } => Reply::Disk(pool.drives[0].clone()),
@@ -431,8 +433,11 @@ fn sockets_of_a_killed_daemon_are_waited_for() {
     let control = UnixListener::bind(place.path("socket")).unwrap();
     let nbd = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = nbd.local_addr().unwrap().to_string();
-    let mut daemon =
-        place.command(&["serve", "--nbd", &address]).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut daemon = place
+        .command(&["serve", "--nbd", &address, "--nvme", "127.0.0.1:0"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
     std::thread::sleep(std::time::Duration::from_millis(300));
     drop(control);
     std::thread::sleep(std::time::Duration::from_millis(300));

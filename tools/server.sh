@@ -35,7 +35,7 @@ uri() { echo "nbd://127.0.0.1:$port/$1"; } # EXPORT
 start_server() { # EXPORT: returns when that export answers
     local command
     port=${port:-$(free_port)}
-    command=("$DRYSTONE" --state "$dir/state" --control "$dir/control.sock" serve --nbd "127.0.0.1:$port")
+    command=("$DRYSTONE" --state "$dir/state" --control "$dir/control.sock" serve --nbd "127.0.0.1:$port" --nvme 127.0.0.1:0)
     if [ -n "${DRYSTONE_REFERENCE-}" ]; then
         command=(nbdkit -f -i 127.0.0.1 -p "$port" --filter=blocksize-policy file "dir=$dir/exports"
             blocksize-minimum=1 blocksize-preferred=4096 blocksize-maximum=32M)

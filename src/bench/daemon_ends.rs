@@ -271,11 +271,11 @@ mod tests {
 
     #[test]
     fn the_volume_is_found_by_name_and_the_only_pool_without() {
-        let one = StatusReport { pools: vec![pool([0; 3])], listening: Vec::new() };
+        let one = StatusReport { pools: vec![pool([0; 3])], listening: Vec::new(), listening_nvme: Vec::new() };
         assert_eq!(choose(&one, Some("more")).unwrap().1.unwrap().name, "more");
         assert!(choose(&one, None).unwrap().1.is_none());
         assert_eq!(choose(&one, Some("less")).unwrap_err().code, "NO_VOLUME");
-        let two = StatusReport { pools: vec![pool([0; 3]), pool([0; 3])], listening: Vec::new() };
+        let two = StatusReport { pools: vec![pool([0; 3]), pool([0; 3])], listening: Vec::new(), listening_nvme: Vec::new() };
         assert_eq!(choose(&two, None).unwrap_err().code, "NO_VOLUME");
     }
 

@@ -7,7 +7,7 @@ use crate::io::driver::{Address, Driver};
 use crate::io::uring::{Handles, UringConfig, UringDriver};
 use crate::reactor::CoreIndex;
 use crate::reactor::threads::{CorePlan, DriverFactory, build};
-use crate::target::{Target, TargetConfig};
+use crate::target::{Protocol, Target, TargetConfig};
 use crate::volume::Volume;
 use crate::volume::catalog::Catalog;
 use crate::volume::memory::MemoryVolume;
@@ -41,7 +41,8 @@ async fn serve(core: &Core) -> (Arc<Volume>, Address, Target) {
     for desk in desks {
         core.spawn(desk.attend(core.clone()));
     }
-    let address = target.listen(core, Address::Tcp("127.0.0.1:0".parse().unwrap())).await.unwrap();
+    let address =
+        target.listen(core, Address::Tcp("127.0.0.1:0".parse().unwrap()), Protocol::Nbd).await.unwrap();
     (volume, address, target)
 }
 

@@ -11,6 +11,17 @@ use std::path::PathBuf;
 /// The port that IANA gave to NBD.
 pub const NBD_PORT: u16 = 10809;
 
+/// Where NVMe/TCP hosts look for volumes, and for somebody who knows where volumes are.
+pub const NVME_PORT: u16 = 4420;
+pub const NVME_DISCOVERY_PORT: u16 = 8009;
+
+/// One `--nvme`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NvmeListen {
+    Off,
+    At(SocketAddr),
+}
+
 const STATE_DEFAULT: &str = "/var/lib/drystone";
 const CONTROL_DEFAULT: &str = "/run/drystone/control.sock";
 
@@ -280,6 +291,10 @@ pub struct ServeArgs {
     /// Where NBD clients connect: ADDRESS[:PORT] or unix:PATH; may be given more than once
     #[arg(long, value_name = "ADDR", value_parser = parse_listen, default_value = "127.0.0.1:10809")]
     pub nbd: Vec<Address>,
+    /// Where NVMe/TCP hosts connect: ADDRESS[:PORT], or `off`; may be given more than once. Beside port 4420 port 8009
+    /// tells them what there is
+    #[arg(long, value_name = "ADDR", value_parser = parse_nvme_listen, default_value = "127.0.0.1:4420")]
+    pub nvme: Vec<NvmeListen>,
     /// The CPUs to run on, such as 0,2-3; all that this process may use unless given
     #[arg(long, value_name = "LIST", value_parser = parse_cores)]
     pub cores: Option<CoreList>,
@@ -375,12 +390,25 @@ fn parse_listen(text: &str) -> Result<Address, String> {
             Ok(Address::Unix(path.into()))
         };
     }
-    let text = text.replacen("localhost", "127.0.0.1", 1);
-    let bare = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, NBD_PORT));
-    let address = text.parse::<SocketAddr>().or(bare);
-    address
+    parse_socket(text, NBD_PORT)
         .map(Address::Tcp)
-        .map_err(|_| "an address such as 0.0.0.0, 192.168.1.5:10809, [::]:10809 or unix:PATH".to_owned())
+        .ok_or("an address such as 0.0.0.0, 192.168.1.5:10809, [::]:10809 or unix:PATH".to_owned())
+}
+
+fn parse_nvme_listen(text: &str) -> Result<NvmeListen, String> {
+    if text == "off" {
+        return Ok(NvmeListen::Off);
+    }
+    parse_socket(text, NVME_PORT)
+        .map(NvmeListen::At)
+        .ok_or("an address such as 0.0.0.0, 192.168.1.5:4420, [::]:4420, or off".to_owned())
+}
+
+/// An address with or without a port.
+fn parse_socket(text: &str, port: u16) -> Option<SocketAddr> {
+    let text = text.replacen("localhost", "127.0.0.1", 1);
+    let bare = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, port));
+    text.parse::<SocketAddr>().or(bare).ok()
 }
 
 fn parse_cores(text: &str) -> Result<CoreList, String> {

@@ -173,7 +173,11 @@ mod tests {
     use crate::control::api::{Failure, ScrubReport};
 
     fn check(pool: PoolReport) -> Verdict {
-        verdict(&StatusReport { pools: vec![pool], listening: vec!["127.0.0.1:10809".into()] })
+        verdict(&StatusReport {
+            pools: vec![pool],
+            listening: vec!["127.0.0.1:10809".into()],
+            listening_nvme: vec![],
+        })
     }
 
     #[test]
@@ -236,9 +240,10 @@ mod tests {
 
     #[test]
     fn what_is_not_served_or_not_known_is_not_ok() {
-        let alone = verdict(&StatusReport { pools: vec![healthy()], listening: vec![] });
+        let alone =
+            verdict(&StatusReport { pools: vec![healthy()], listening: vec![], listening_nvme: vec![] });
         assert_eq!(alone.state, Level::Warning);
-        let nothing = verdict(&StatusReport { pools: vec![], listening: vec![] });
+        let nothing = verdict(&StatusReport { pools: vec![], listening: vec![], listening_nvme: vec![] });
         assert_eq!(nothing.state.exit().number(), 3);
         let ended = Ended::unreachable(Failure::failed("DAEMON_DEAF", "a | b\nc"));
         assert_eq!(line(&unknown(&ended)), "DRYSTONE UNKNOWN - [DAEMON_DEAF] a   b c\n");

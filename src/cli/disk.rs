@@ -336,7 +336,7 @@ disk.img                          1.0 GB   in a pool   pool tank
     fn report(drives: Vec<DriveReport>) -> StatusReport {
         let mut pool = super::super::status::tests::healthy();
         pool.drives = drives;
-        StatusReport { pools: vec![pool], listening: vec![] }
+        StatusReport { pools: vec![pool], listening: vec![], listening_nvme: vec![] }
     }
 
     #[test]

@@ -170,6 +170,8 @@ pub struct StatusReport {
     pub pools: Vec<PoolReport>,
     /// NBD addresses that are listened on; empty without a daemon.
     pub listening: Vec<String>,
+    /// NVMe/TCP addresses that are listened on.
+    pub listening_nvme: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]

@@ -75,7 +75,7 @@ impl Stage {
         Command::new(program)
             .args(["--state".as_ref(), self.folder.join("state").as_os_str()])
             .args(["--control".as_ref(), self.control_path().as_os_str()])
-            .args(["serve", "--nbd", "127.0.0.1:0", "--memory", "256MiB"])
+            .args(["serve", "--nbd", "127.0.0.1:0", "--nvme", "127.0.0.1:0", "--memory", "256MiB"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

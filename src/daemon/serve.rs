@@ -4,7 +4,7 @@ use super::cores::{self, CoreError};
 use super::service::Service;
 use crate::base::limits::HANDSHAKES_MAX;
 use crate::base::units::ByteLen;
-use crate::cli::args::{Globals, ServeArgs};
+use crate::cli::args::{Globals, NVME_DISCOVERY_PORT, NVME_PORT, NvmeListen, ServeArgs};
 use crate::control::api::Failure;
 use crate::control::presence::{Role, StateLock};
 use crate::control::server;
@@ -13,12 +13,13 @@ use crate::reactor::Core;
 use crate::reactor::mailbox::{Receiver, mailbox};
 use crate::reactor::net::stop;
 use crate::reactor::threads::{DriverFactory, build, launch};
-use crate::target::{Desk, Target, TargetConfig};
+use crate::target::{Desk, Protocol, Target, TargetConfig};
 use crate::volume::catalog::Catalog;
 use futures_util::future::select;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -172,9 +173,15 @@ async fn begin(
     }
     for address in &args.nbd {
         let taken = |errno: &Errno| *errno == Errno::EADDRINUSE;
-        let bound = once_let_go(core, || target.listen(core, address.clone()), taken).await;
-        let bound = bound.map_err(|errno| port_taken(address, errno))?;
+        let attempt = || target.listen(core, address.clone(), Protocol::Nbd);
+        let bound = once_let_go(core, attempt, taken).await;
+        let bound = bound.map_err(|errno| port_taken(address, errno, "--nbd ADDRESS:PORT"))?;
         service.listening.borrow_mut().push(show(&bound));
+    }
+    for listen in &args.nvme {
+        if let NvmeListen::At(address) = listen {
+            listen_nvme(core, service, target, *address).await?;
+        }
     }
     let socket = listener.socket();
     let (handler, ender) = (service.clone(), service.clone());
@@ -185,6 +192,32 @@ async fn begin(
     let ended = move |connection| ender.ended(connection);
     core.spawn(server::serve_connections(core.clone(), listener, handle, ended));
     Ok(socket)
+}
+
+/// Listens for NVMe/TCP hosts, and beside the standard port where they ask what there is.
+async fn listen_nvme(
+    core: &Core,
+    service: &Service,
+    target: &Target,
+    address: SocketAddr,
+) -> Result<(), Failure> {
+    let taken = |errno: &Errno| *errno == Errno::EADDRINUSE;
+    let at = |address: SocketAddr, protocol| target.listen(core, Address::Tcp(address), protocol);
+    let bound = once_let_go(core, || at(address, Protocol::NvmeTcp), taken).await;
+    let hint = "--nvme ADDRESS:PORT, or --nvme off";
+    let bound = bound.map_err(|errno| port_taken(&Address::Tcp(address), errno, hint))?;
+    service.listening_nvme.borrow_mut().push(show(&bound));
+    if address.port() == NVME_PORT {
+        let beside = SocketAddr::new(address.ip(), NVME_DISCOVERY_PORT);
+        if let Err(errno) = once_let_go(core, || at(beside, Protocol::NvmeDiscovery), taken).await {
+            // Hosts can ask at the other port, too.
+            eprintln!(
+                "warning: {beside} cannot be listened on: {}; nvme discover needs -s {NVME_PORT}",
+                errno.desc()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Tries until it does not fail with "taken", for a while: a process that was killed keeps its sockets until the
@@ -203,9 +236,9 @@ async fn once_let_go<T, E, F: Future<Output = Result<T, E>>>(
     }
 }
 
-fn port_taken(address: &Address, errno: Errno) -> Failure {
+fn port_taken(address: &Address, errno: Errno, elsewhere: &str) -> Failure {
     Failure::failed("PORT_TAKEN", format!("{} cannot be listened on: {}", show(address), errno.desc()))
-        .with("listen elsewhere: --nbd ADDRESS:PORT")
+        .with(format!("listen elsewhere: {elsewhere}"))
 }
 
 fn show(address: &Address) -> String {
@@ -217,7 +250,9 @@ fn show(address: &Address) -> String {
 
 fn announce(service: &Service) {
     let listening = service.listening.borrow().join(", ");
-    eprintln!("serving NBD on {listening}; stop with SIGTERM or Ctrl-C");
+    let nvme = service.listening_nvme.borrow().join(", ");
+    let beside = if nvme.is_empty() { String::new() } else { format!(", NVMe/TCP on {nvme}") };
+    eprintln!("serving NBD on {listening}{beside}; stop with SIGTERM or Ctrl-C");
     for volume in service.catalog.list() {
         eprintln!("  {}  {}", volume.name(), crate::base::size::show_size(volume.geometry().size));
     }

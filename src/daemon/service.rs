@@ -50,6 +50,7 @@ pub struct Service {
     pub catalog: Arc<Catalog>,
     pub target: Option<Target>,
     pub listening: RefCell<Vec<String>>,
+    pub listening_nvme: RefCell<Vec<String>>,
     /// Woken by a request to stop.
     pub stop_asked: WaitList,
     pub stopping: Cell<bool>,
@@ -79,6 +80,7 @@ impl Service {
             catalog,
             target,
             listening: RefCell::default(),
+            listening_nvme: RefCell::default(),
             stop_asked: WaitList::default(),
             stopping: Cell::new(false),
             pools: RefCell::default(),
@@ -146,7 +148,9 @@ impl Service {
         match request {
             Request::Status { pool } => {
                 let listening = self.listening.borrow().clone();
-                Ok(Reply::Status(StatusReport { pools: self.reports(pool.as_deref())?, listening }))
+                let listening_nvme = self.listening_nvme.borrow().clone();
+                let pools = self.reports(pool.as_deref())?;
+                Ok(Reply::Status(StatusReport { pools, listening, listening_nvme }))
             }
             Request::PoolList => Ok(Reply::Pools { pools: self.reports(None)? }),
             Request::PoolShow { pool } => Ok(Reply::Pools { pools: self.reports(pool.as_deref())? }),
@@ -460,7 +464,9 @@ impl Service {
     async fn grow(&self, name: &str, size: ByteLen) -> Result<String, Failure> {
         let open = self.pool_of(name)?;
         open.pool.grow_volume(name, size).await.map_err(|e| pool_failure(&e))?;
-        Ok(format!("volume {name}: {}; NBD clients see it when they attach again", show_size(size)))
+        self.catalog.note_change();
+        let seen = "NVMe hosts see it at once, NBD clients when they attach again";
+        Ok(format!("volume {name}: {}; {seen}", show_size(size)))
     }
 
     async fn rename(&self, name: &str, to: &str) -> Result<String, Failure> {

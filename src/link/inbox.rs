@@ -109,16 +109,25 @@ impl Inbox {
         let mut payload = Payload::default();
         for piece in pieces(span) {
             let window = piece.skew..piece.skew + piece.span.len().as_usize();
-            let mut buf = self.link.core().buffers().take(window.end);
-            buf.set_window(window.clone());
-            let here = self.data.len().min(window.len());
-            buf.as_mut_slice()[..here].copy_from_slice(&self.bytes()[..here]);
-            self.consume(here);
+            let buf = self.link.core().buffers().take(window.end);
             let last = piece.span.end() == span.end();
-            buf = self.receive_rest(buf, window, here, last).await?;
-            payload.parts.push(buf.freeze());
+            payload.parts.push(self.fill_window(buf, window, last).await?.freeze());
         }
         Ok(payload)
+    }
+
+    /// Receives the bytes of a buffer's window; `last`: what follows them is no part of the same payload.
+    pub async fn fill_window(
+        &mut self,
+        mut buf: BufMut,
+        window: Range<usize>,
+        last: bool,
+    ) -> Result<BufMut, Gone> {
+        buf.set_window(window.clone());
+        let here = self.data.len().min(window.len());
+        buf.as_mut_slice()[..here].copy_from_slice(&self.bytes()[..here]);
+        self.consume(here);
+        self.receive_rest(buf, window, here, last).await
     }
 
     /// Receives what is missing of a buffer's window; behind the last piece also what follows it.
@@ -190,8 +199,8 @@ impl Inbox {
         Ok(payload)
     }
 
-    /// Receives more of a payload into the header buffer.
-    async fn refill(&mut self) -> Result<(), Gone> {
+    /// Receives more of what has begun to come into the header buffer, in bounded time.
+    pub async fn refill(&mut self) -> Result<(), Gone> {
         let deadline = self.link.core().now() + self.link.house().patience();
         let first = self.buf_for_fill();
         let (count, buf) = self.receive_until(deadline, RecvInto { first, second: None }).await?;

@@ -13,23 +13,30 @@ mod send;
 pub use inbox::{Gone, Inbox};
 pub use send::{SEND_MAX, run as send_outbox};
 
-use crate::base::limits::{PAYLOAD_MAX, REQUESTS_IN_FLIGHT_MAX};
+use crate::base::limits::{CHUNK_MAX, PAYLOAD_MAX, REQUESTS_IN_FLIGHT_MAX};
+use crate::base::units::ByteLen;
 use crate::io::buf::Buf;
-use crate::io::driver::{Direction, Op, SocketId};
+use crate::io::driver::{Direction, Op, RecvInto, SocketId};
 use crate::io::time::Instant;
 use crate::reactor::Core;
 use crate::reactor::net::Stream;
 use crate::reactor::sync::{Budget, BudgetTake, Grant};
 use crate::volume::catalog::Catalog;
+use futures_util::future::select;
 use smallvec::SmallVec;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
+
+/// How long a socket that is closed stays open for the peer to read the last replies. Closing with unread input
+/// would reset the connection and could take them back.
+const LINGER: Duration = Duration::from_millis(500);
+const LINGER_READ: usize = 4096;
 
 /// What all connections of a server share.
 pub struct House {
@@ -56,29 +63,32 @@ impl House {
     }
 }
 
-/// Wakes the one task that waits for it. What it stands for is looked at again after every wait.
+/// Wakes the tasks of a core that wait for it. What it stands for is looked at again after every wait.
 #[derive(Default)]
 pub struct Signal {
-    raised: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
+    /// Counts how often it was raised.
+    raised: Cell<u64>,
+    wakers: RefCell<SmallVec<[Waker; 1]>>,
 }
 
 impl Signal {
     pub fn raise(&self) {
-        self.raised.set(true);
-        let waker = self.waker.borrow_mut().take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        self.raised.set(self.raised.get() + 1);
+        let wakers = self.wakers.take();
+        wakers.into_iter().for_each(Waker::wake);
     }
 
+    /// Ends when it is raised after this call.
     pub fn wait(&self) -> impl Future<Output = ()> + '_ {
-        poll_fn(|cx| {
-            if self.raised.replace(false) {
+        let seen = self.raised.get();
+        poll_fn(move |cx| {
+            if self.raised.get() != seen {
                 return Poll::Ready(());
             }
-            let known = self.waker.borrow_mut().replace(cx.waker().clone());
-            drop(known);
+            let mut wakers = self.wakers.borrow_mut();
+            if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+                wakers.push(cx.waker().clone());
+            }
             Poll::Pending
         })
     }
@@ -272,6 +282,7 @@ impl Link {
         }
         self.cancel_at.set(Some(self.core.now() + farewell));
         self.sender.raise();
+        self.held.changed.raise();
     }
 
     /// Whether a request of many steps should not go on: nobody waits for it any more.
@@ -282,7 +293,7 @@ impl Link {
     /// Waits for a place among the requests in flight, and for `bytes` of the budget. None if the connection died
     /// meanwhile. The request is in flight from here on.
     pub async fn admit(&self, bytes: u64) -> Option<Option<Share>> {
-        while !self.has_room(bytes) {
+        while self.in_flight.get() >= REQUESTS_IN_FLIGHT_MAX {
             self.held.changed.wait().await;
             if self.is_dead() {
                 return None;
@@ -290,31 +301,57 @@ impl Link {
         }
         let share = match bytes {
             0 => None,
-            _ => Some(self.reserve(bytes).await?),
+            _ => Some(self.hold(bytes).await?),
         };
-        self.in_flight.set(self.in_flight.get() + 1);
+        self.begin();
         Some(share)
     }
 
-    fn has_room(&self, bytes: u64) -> bool {
-        let held = self.held.bytes.get();
-        self.in_flight.get() < REQUESTS_IN_FLIGHT_MAX
-            && (held == 0 || held + bytes <= self.house.connection_bytes_max)
+    /// A request is in flight, until its last chunk was sent.
+    pub fn begin(&self) {
+        self.in_flight.set(self.in_flight.get() + 1);
     }
 
-    async fn reserve(&self, bytes: u64) -> Option<Share> {
+    /// Waits for bytes of the budget. None if nothing more is to begin.
+    pub async fn hold(&self, bytes: u64) -> Option<Share> {
+        while !self.has_room(bytes) {
+            self.held.changed.wait().await;
+            if self.is_over() {
+                return None;
+            }
+        }
         let grant = match self.house.budget.try_take(bytes) {
             Some(grant) => grant,
             None => self.wait_for(self.house.budget.take(bytes)).await?,
         };
-        self.held.bytes.set(self.held.bytes.get() + bytes);
-        Some(Share { grant, held: self.held.clone() })
+        Some(self.share(grant))
+    }
+
+    /// The same without waiting; None if it would have to be waited for.
+    pub fn try_hold(&self, bytes: u64) -> Option<Share> {
+        let grant = self.has_room(bytes).then(|| self.house.budget.try_take(bytes))??;
+        Some(self.share(grant))
+    }
+
+    fn share(&self, grant: Grant) -> Share {
+        self.held.bytes.set(self.held.bytes.get() + grant.units());
+        Share { grant, held: self.held.clone() }
+    }
+
+    fn has_room(&self, bytes: u64) -> bool {
+        let held = self.held.bytes.get();
+        held == 0 || held + bytes <= self.house.connection_bytes_max
+    }
+
+    /// Nothing more is received, so nothing more may begin.
+    fn is_over(&self) -> bool {
+        matches!(self.phase.get(), Phase::Sending | Phase::Dead)
     }
 
     /// Waits for the budget, as long as the connection lives.
     async fn wait_for(&self, mut take: BudgetTake) -> Option<Grant> {
         loop {
-            let mut changed = std::pin::pin!(self.held.changed.wait());
+            let mut changed = pin!(self.held.changed.wait());
             let granted = poll_fn(|cx| match Pin::new(&mut take).poll(cx) {
                 Poll::Ready(grant) => Poll::Ready(Some(grant)),
                 Poll::Pending => changed.as_mut().poll(cx).map(|()| None),
@@ -322,7 +359,7 @@ impl Link {
             if let Some(grant) = granted.await {
                 return Some(grant);
             }
-            if self.is_dead() {
+            if self.is_over() {
                 return None;
             }
         }
@@ -338,6 +375,33 @@ impl Link {
         self.outbox_bytes.set(self.outbox_bytes.get() + bytes);
         self.outbox.borrow_mut().push_back(chunk);
         self.sender.raise();
+    }
+
+    /// Sends bytes now, past the outbox: before there is one.
+    pub async fn send_all(&self, bytes: &[u8]) -> Option<()> {
+        let mut parts: Vec<Buf> = Vec::new();
+        for part in bytes.chunks(ByteLen(CHUNK_MAX).as_usize()) {
+            parts.push(self.core.buffers().copy_of(part).freeze());
+            let (sent, emptied) = self.stream.send(parts).await;
+            sent.ok()?;
+            parts = emptied;
+        }
+        Some(())
+    }
+
+    /// Says that nothing more will be sent, and gives the peer a moment to read and close.
+    pub async fn linger(&self) {
+        self.stream.shutdown(Direction::Write).await;
+        let until_closed = async {
+            loop {
+                let into = RecvInto { first: self.core.buffers().take(LINGER_READ), second: None };
+                match self.stream.receive(into).await.0 {
+                    Ok(count) if count > 0 => {}
+                    Ok(_) | Err(_) => return,
+                }
+            }
+        };
+        select(pin!(until_closed), pin!(self.core.sleep(LINGER))).await;
     }
 
     /// Queues a reply, or the end of one, that has no data.

@@ -16,8 +16,7 @@ use super::negotiation::{Agreement, Export, Exports, Negotiation, Step};
 use super::transmission::Terms;
 use crate::base::limits::{CHUNK_MAX, HANDSHAKE_DEADLINE_NS};
 use crate::base::units::ByteLen;
-use crate::io::buf::Buf;
-use crate::io::driver::{Direction, RecvInto};
+use crate::io::driver::RecvInto;
 use crate::link::{Inbox, Link, send_outbox};
 use crate::volume::catalog::Catalog;
 use crate::volume::{Handle, Volume};
@@ -33,10 +32,6 @@ const NEGOTIATION_READ: usize = 4096;
 
 /// How long a client may take to send its next option, only to be told that the server is shutting down.
 const STOPPING_PATIENCE: Duration = Duration::from_secs(1);
-
-/// How long a socket that is closed stays open for the peer to read the last replies. Closing with unread input
-/// would reset the connection and could take them back.
-const LINGER: Duration = Duration::from_millis(500);
 
 /// How long requests that take many steps go on after the client said goodbye.
 const FAREWELL: Duration = Duration::from_secs(30);
@@ -103,7 +98,7 @@ pub async fn negotiate(link: &Rc<Link>) -> Option<Opened> {
 
 async fn talk(link: &Rc<Link>) -> Option<Opened> {
     let mut negotiation = Negotiation::default();
-    send_all(link, &Negotiation::greeting()).await?;
+    link.send_all(&Negotiation::greeting()).await?;
     let (mut input, mut out) = (Vec::new(), Vec::new());
     loop {
         let into = RecvInto { first: link.core().buffers().take(NEGOTIATION_READ), second: None };
@@ -116,32 +111,21 @@ async fn talk(link: &Rc<Link>) -> Option<Opened> {
         let (taken, step) = negotiation.advance(&input, link.house().catalog.as_ref(), &mut out);
         input.drain(..taken);
         match step {
-            Step::Receive => send_all(link, &out).await?,
+            Step::Receive => link.send_all(&out).await?,
             Step::Close => {
-                send_all(link, &out).await?;
-                linger(link).await;
+                link.send_all(&out).await?;
+                link.linger().await;
                 return None;
             }
             Step::Transmit(agreement) => {
                 // The name was found a moment ago; if its volume is gone now, there is nothing to open.
                 let volume = link.house().catalog.find(&agreement.export)?;
-                send_all(link, &out).await?;
+                link.send_all(&out).await?;
                 return Some(Opened { agreement, volume, early: input });
             }
         }
         out.clear();
     }
-}
-
-async fn send_all(link: &Link, bytes: &[u8]) -> Option<()> {
-    let mut parts: Vec<Buf> = Vec::new();
-    for part in bytes.chunks(ByteLen(CHUNK_MAX).as_usize()) {
-        parts.push(link.core().buffers().copy_of(part).freeze());
-        let (sent, emptied) = link.stream().send(parts).await;
-        sent.ok()?;
-        parts = emptied;
-    }
-    Some(())
 }
 
 /// Serves requests until the connection has ended and nothing of it is left running.
@@ -191,23 +175,8 @@ async fn finish(link: &Rc<Link>, end: End) {
     }
     link.all_sent().await;
     if end != End::Eof && !link.is_dead() {
-        linger(link).await;
+        link.linger().await;
     }
     link.kill();
     link.all_done().await;
-}
-
-/// Says that nothing more will be sent, and gives the peer a moment to read and close.
-async fn linger(link: &Link) {
-    link.stream().shutdown(Direction::Write).await;
-    let until_closed = async {
-        loop {
-            let into = RecvInto { first: link.core().buffers().take(NEGOTIATION_READ), second: None };
-            match link.stream().receive(into).await.0 {
-                Ok(count) if count > 0 => {}
-                Ok(_) | Err(_) => return,
-            }
-        }
-    };
-    select(pin!(until_closed), pin!(link.core().sleep(LINGER))).await;
 }

@@ -10,6 +10,7 @@ impl Status {
     pub const SUCCESS: Status = Status(0x000);
     pub const INVALID_OPCODE: Status = Status(0x001);
     pub const INVALID_FIELD: Status = Status(0x002);
+    pub const DATA_TRANSFER: Status = Status(0x004);
     pub const COMMAND_ID_CONFLICT: Status = Status(0x003);
     pub const INTERNAL: Status = Status(0x006);
     pub const ABORTED: Status = Status(0x007);
@@ -24,6 +25,7 @@ impl Status {
     pub const LBA_OUT_OF_RANGE: Status = Status(0x080);
     pub const CAPACITY_EXCEEDED: Status = Status(0x081);
     pub const RESERVATION_CONFLICT: Status = Status(0x083);
+    pub const INVALID_QUEUE: Status = Status(0x101);
     pub const EVENT_LIMIT: Status = Status(0x105);
     pub const INVALID_LOG_PAGE: Status = Status(0x109);
     pub const NOT_SAVEABLE: Status = Status(0x10d);
@@ -34,6 +36,8 @@ impl Status {
     pub const WRITE_FAULT: Status = Status(0x280);
     pub const UNRECOVERED_READ: Status = Status(0x281);
     pub const COMPARE_FAILED: Status = Status(0x285);
+    /// Another path may do better.
+    pub const PATH: Status = Status(0x300);
 }
 
 /// Where a command's data is (Base specification, SGL descriptors; in a capsule there is exactly one).
@@ -114,6 +118,11 @@ impl Sqe {
     pub fn dword(&self, number: usize) -> u32 {
         assert!((10..=15).contains(&number), "command dwords are 10 to 15");
         self.u32(4 * number)
+    }
+
+    /// The lowest byte of command dword 10: which feature, log page, structure, how many ranges.
+    pub fn dword_low_byte(&self) -> u8 {
+        self.bytes[40]
     }
 
     /// Where the data is.

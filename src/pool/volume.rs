@@ -115,6 +115,12 @@ impl PoolVolume {
         }
     }
 
+    /// Bytes of the slots that are allocated, each counted once.
+    pub fn used(&self) -> ByteLen {
+        let slots = lock(&self.pool.live).state.volumes.get(&self.id).map_or(0, |v| v.slots.len());
+        self.pool.slot_bytes(slots)
+    }
+
     /// The bytes of a span, which lies within the volume.
     pub async fn read(&self, core: &Core, span: Span) -> Result<Payload, Status> {
         let _entered = self.enter()?;

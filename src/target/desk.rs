@@ -1,9 +1,10 @@
 //! One core's part of a target: the connections that live on it.
 
-use super::Shared;
+use super::{Protocol, Shared};
 use crate::io::driver::Accepted;
 use crate::link::Link;
 use crate::nbd::conn::{negotiate, transmit};
+use crate::nvmf;
 use crate::reactor::Core;
 use crate::reactor::mailbox::Receiver;
 use slab::Slab;
@@ -15,7 +16,7 @@ use std::sync::atomic::Ordering;
 /// What a desk is told.
 pub(super) enum Message {
     /// A connection to serve, counted already.
-    Serve(Accepted, Load),
+    Serve(Accepted, Protocol, Load),
     Order(Order),
 }
 
@@ -84,7 +85,7 @@ impl Desk {
         let mut stopping = false;
         while let Some(message) = self.receiver.receive().await {
             match message {
-                Message::Serve(accepted, load) => {
+                Message::Serve(accepted, protocol, load) => {
                     let link = Link::new(&core, accepted.socket, accepted.peer, self.shared.house.clone());
                     if stopping {
                         link.stop();
@@ -92,7 +93,12 @@ impl Desk {
                     // Known before it runs: an order may be the next message.
                     let key = links.borrow_mut().insert(link.clone());
                     let shared = self.shared.clone();
-                    core.spawn(serve(link, load, links.clone(), key, shared));
+                    match protocol {
+                        Protocol::Nbd => core.spawn(serve(link, load, links.clone(), key, shared)),
+                        Protocol::NvmeTcp | Protocol::NvmeDiscovery => {
+                            core.spawn(serve_queue(link, load, links.clone(), key, shared))
+                        }
+                    }
                 }
                 Message::Order(Order::Stop) => {
                     stopping = true;
@@ -110,7 +116,19 @@ fn all(links: &Links) -> Vec<Rc<Link>> {
     links.borrow().iter().map(|(_, link)| link.clone()).collect()
 }
 
-/// One connection from its first byte to its last.
+/// One NVMe/TCP connection from its first byte to its last.
+async fn serve_queue(link: Rc<Link>, mut load: Load, links: Links, key: usize, shared: Arc<Shared>) {
+    let opened = nvmf::conn::open(&link, &shared.fabric).await;
+    load.end_negotiation();
+    if let Some(opened) = opened {
+        nvmf::conn::serve(link.clone(), opened).await;
+    }
+    links.borrow_mut().remove(key);
+    drop(link);
+    drop(load);
+}
+
+/// One NBD connection from its first byte to its last.
 async fn serve(link: Rc<Link>, mut load: Load, links: Links, key: usize, shared: Arc<Shared>) {
     let opened = negotiate(&link).await;
     load.end_negotiation();

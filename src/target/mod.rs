@@ -15,6 +15,7 @@ pub use desk::Desk;
 use crate::base::limits::{CONNECTIONS_MAX, HANDSHAKES_MAX, MEMORY_DEFAULT};
 use crate::io::driver::{Address, Direction, SocketId};
 use crate::link::House;
+use crate::nvmf::controller::Fabric;
 use crate::reactor::Core;
 use crate::reactor::mailbox::{Sender, mailbox};
 use crate::reactor::net::{Listener, stop};
@@ -28,6 +29,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use uuid::Uuid;
 
 /// How long connections that were cut may take to end: their requests may hang on a drive.
 const CUT_PATIENCE: Duration = Duration::from_secs(5);
@@ -64,6 +66,15 @@ pub struct Stopped {
     pub stuck: usize,
 }
 
+/// What is spoken at a listener.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Protocol {
+    Nbd,
+    NvmeTcp,
+    /// The same, at an address that hosts only ask at.
+    NvmeDiscovery,
+}
+
 /// A running target; clones are handles to the same.
 #[derive(Clone)]
 pub struct Target {
@@ -73,6 +84,7 @@ pub struct Target {
 /// What listeners, desks and handles share.
 struct Shared {
     house: Arc<House>,
+    fabric: Arc<Fabric>,
     config: TargetConfig,
     desks: Vec<Sender<Message>>,
     /// Connections of each desk.
@@ -91,6 +103,7 @@ impl Target {
         assert!(cores > 0, "somebody has to serve");
         let (desks, receivers): (Vec<_>, Vec<_>) = (0..cores).map(|_| mailbox()).unzip();
         let shared = Arc::new(Shared {
+            fabric: Arc::new(Fabric::new(catalog.clone())),
             house: Arc::new(House::new(catalog, config.budget_bytes, config.patience)),
             config,
             desks,
@@ -107,12 +120,20 @@ impl Target {
     }
 
     /// Listens on an address; a task of this core accepts. Returns the address with the port that it got.
-    pub async fn listen(&self, core: &Core, address: Address) -> Result<Address, Errno> {
+    pub async fn listen(&self, core: &Core, address: Address, protocol: Protocol) -> Result<Address, Errno> {
         let listener = Listener::bind(core, address).await?;
         let address = listener.local_address().await?;
+        if let (Address::Tcp(address), Protocol::NvmeTcp) = (&address, protocol) {
+            self.shared.fabric.add_portal(*address, core.wall_ns());
+        }
         lock(&self.shared.listeners).push(listener.socket());
-        core.spawn(accept::run(core.clone(), listener, self.shared.clone()));
+        core.spawn(accept::run(core.clone(), listener, protocol, self.shared.clone()));
         Ok(address)
+    }
+
+    /// NVMe hosts that have the subsystem of a pool.
+    pub fn hosts_of(&self, pool: Uuid) -> usize {
+        self.shared.fabric.controllers_of(Some(pool)).len()
     }
 
     /// Connections that have an export of this name open.

@@ -92,6 +92,19 @@ impl Volume {
         }
     }
 
+    /// Bytes that take space in the pool, copies counted once.
+    pub fn used(&self) -> ByteLen {
+        match &self.backing {
+            Backing::Memory(memory) => memory.geometry().size,
+            Backing::Pool(volume) => volume.used(),
+        }
+    }
+
+    /// Bytes of a sector as NVMe hosts see it: 512 or 4096.
+    pub fn lba_bytes(&self) -> u32 {
+        512
+    }
+
     pub fn is_read_only(&self) -> bool {
         match &self.backing {
             Backing::Memory(memory) => memory.is_read_only(),

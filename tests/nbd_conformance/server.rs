@@ -6,7 +6,7 @@ use drystone::io::uring::{Handles, UringConfig, UringDriver};
 use drystone::reactor::mailbox::{Sender, mailbox};
 use drystone::reactor::threads::{CorePlan, DriverFactory, launch};
 use drystone::reactor::{Core, CoreIndex};
-use drystone::target::{Desk, Stopped, Target, TargetConfig};
+use drystone::target::{Desk, Protocol, Stopped, Target, TargetConfig};
 use drystone::volume::Volume;
 use drystone::volume::catalog::Catalog;
 use drystone::volume::memory::MemoryVolume;
@@ -62,9 +62,9 @@ impl Server {
         let (of_thread, unix) = (target.clone(), unix.map(Path::to_owned));
         let first = launch(plan(0), factory, move |core: Core| async move {
             let any = Address::Tcp("127.0.0.1:0".parse().unwrap());
-            let address = of_thread.listen(&core, any).await.expect("a free port");
+            let address = of_thread.listen(&core, any, Protocol::Nbd).await.expect("a free port");
             if let Some(path) = unix {
-                of_thread.listen(&core, Address::Unix(path)).await.expect("a free path");
+                of_thread.listen(&core, Address::Unix(path), Protocol::Nbd).await.expect("a free path");
             }
             address_out.send(address).expect("the test waits for it");
             core.spawn(first.attend(core.clone()));

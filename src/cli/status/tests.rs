@@ -107,7 +107,8 @@ fn healthy_pool() {
         different_blocks: 0,
         lost_blocks: 0,
     });
-    let report = StatusReport { pools: vec![pool], listening: vec!["0.0.0.0:10809".into()] };
+    let report =
+        StatusReport { pools: vec![pool], listening: vec!["0.0.0.0:10809".into()], listening_nvme: vec![] };
     let expected = "\
 tank      SAFE      every block has 2 copies on 2 drives
 space     540.0 GB usable = 310.0 GB in 1 volume + 230.0 GB free
@@ -172,7 +173,7 @@ fn a_new_pool_says_what_is_next_and_two_drives_cannot_heal() {
     let mut pool = healthy();
     pool.drives.truncate(2);
     (pool.volumes, pool.allocated_bytes, pool.heal_possible) = (vec![], 0, true);
-    let text = screen(&StatusReport { pools: vec![pool], listening: vec![] }, PLAIN);
+    let text = screen(&StatusReport { pools: vec![pool], listening: vec![], listening_nvme: vec![] }, PLAIN);
     assert!(text.contains("SAFE      nothing is stored yet; every block will have 2 copies\n"), "{text}");
     assert!(text.contains("heal      after losing a drive there is nowhere to rebuild to"), "{text}");
     assert!(text.contains("hint      drystone volume create NAME --size SIZE --pool tank\n"), "{text}");

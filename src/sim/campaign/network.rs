@@ -25,7 +25,7 @@ use crate::nbd::client::{Client, ClientError, ClientOptions};
 use crate::nbd::wire::ReplyMode;
 use crate::reactor::Core;
 use crate::sim::{ConnectionId, NetDials, Place, Process, ProcessId, Stop, World};
-use crate::target::{Stopped, Target, TargetConfig};
+use crate::target::{Protocol, Stopped, Target, TargetConfig};
 use crate::volume::catalog::Catalog;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -303,7 +303,8 @@ impl Machine {
         }
         let (listening, core) = (target.clone(), life.process.core(0).clone());
         let any = Address::Tcp(([0, 0, 0, 0], PORT).into());
-        let bound = self.on(&life.process, async move { listening.listen(&core, any).await })?;
+        let bound =
+            self.on(&life.process, async move { listening.listen(&core, any, Protocol::Nbd).await })?;
         bound.expect("nobody else listens on this machine");
         let service = Service { target, budget };
         *life.service.borrow_mut() = Some(service.clone());

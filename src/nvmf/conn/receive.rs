@@ -1,0 +1,305 @@
+//! Receiving commands and the data that was asked for, and starting commands.
+
+use super::super::admin::ALL_NAMESPACES;
+use super::super::command::{Sqe, Status};
+use super::super::identify::CAPSULE_DATA_MAX;
+use super::super::io_command::{self, Action, Extent, opcode};
+use super::super::pdu::DIGEST_LEN;
+use super::super::qpair::{self, Arrival, FABRICS_DATA_MAX, Incoming, Pdu, Progress, Stage};
+use super::super::{fabrics, pdu};
+use super::handshake::LIMITS;
+use super::{Command, End, Plan, SMALL, Session, Transfer, WAIT_MAX, execute};
+use crate::base::units::Span;
+use crate::block::{Payload, pieces};
+use crate::io::buf::Buf;
+use crate::link::{Chunk, Gone, Head, Inbox, SEND_MAX, Share};
+use crate::reactor::sync::yield_now;
+use smallvec::SmallVec;
+use std::rc::Rc;
+
+/// Receives and starts commands until no more will come.
+pub(super) async fn run(session: &Rc<Session>, inbox: &mut Inbox) -> End {
+    let link = &session.link;
+    loop {
+        match qpair::next(inbox.bytes(), Stage::Introduced, session.digests, LIMITS) {
+            Ok(Some(pdu)) => {
+                inbox.consume(pdu.frame.head_len());
+                if let Err(end) = take(session, inbox, &pdu).await {
+                    return end;
+                }
+                if link.outbox_bytes() >= SEND_MAX {
+                    yield_now().await;
+                }
+            }
+            Ok(None) => {
+                if link.has_replies() {
+                    // The sender starts before the next receive does: both reach the kernel in one call.
+                    yield_now().await;
+                }
+                // A PDU that has begun ends in bounded time; between them hosts may be idle.
+                let begun = !inbox.bytes().is_empty();
+                let received = if begun { inbox.refill().await } else { inbox.fill().await };
+                if link.is_dead() || received.is_err() {
+                    return End::Eof;
+                }
+            }
+            Err(why) => return End::Fatal(why, inbox.bytes().to_vec()),
+        }
+    }
+}
+
+impl From<Gone> for End {
+    fn from(_: Gone) -> End {
+        End::Eof
+    }
+}
+
+async fn take(session: &Rc<Session>, inbox: &mut Inbox, pdu: &Pdu) -> Result<(), End> {
+    match &pdu.incoming {
+        Incoming::Command(sqe) => take_command(session, inbox, sqe, pdu).await,
+        Incoming::Data(transfer) => take_data(session, inbox, transfer, pdu).await,
+        Incoming::Termination(status, information) => Err(End::Terminated(*status, *information)),
+        Incoming::Introduction(_) => Err(End::Fatal(pdu::Fatal::Sequence, Vec::new())),
+    }
+}
+
+async fn take_command(session: &Rc<Session>, inbox: &mut Inbox, sqe: &Sqe, pdu: &Pdu) -> Result<(), End> {
+    let link = &session.link;
+    let size = usize::from(session.queue.size);
+    {
+        let mut live = session.live.borrow_mut();
+        if live.len() >= size {
+            return Err(End::Violation("more commands than the queue has entries"));
+        }
+        if live.contains(&sqe.id()) {
+            return Err(End::Violation("a command identifier that is in use"));
+        }
+        if link.in_flight() >= 2 * size {
+            return Err(End::Violation("more commands although replies are not read"));
+        }
+        live.push(sqe.id());
+    }
+    session.taken.set((session.taken.get() + 1) % session.queue.size);
+    session.hear();
+    if link.is_stopping() {
+        session.forget(sqe.id());
+        return Err(End::Stopping);
+    }
+    link.begin();
+    let judged = session.judge(sqe).and_then(|(plan, data_in, memory)| {
+        let capsule_max = if session.queue.id == 0 { FABRICS_DATA_MAX } else { CAPSULE_DATA_MAX };
+        let arrival = qpair::arrival(sqe, data_in, pdu.frame.data_len, capsule_max)?;
+        let request = if arrival == Arrival::OnRequest { data_in } else { 0 };
+        let memory = if memory > SMALL { memory } else { 0 };
+        Ok((Command { sqe: *sqe, plan, memory, request, began: link.core().turn_at() }, arrival))
+    });
+    let (command, arrival) = match judged {
+        Ok(judged) => judged,
+        Err(status) => {
+            // The data of a command that failed is on the wire all the same.
+            inbox
+                .skip(u64::from(pdu.frame.data_len) + tail(pdu))
+                .await
+                .inspect_err(|_| link.count_sent(1, 0))?;
+            session.answer(sqe.id(), Err((status, true)), None);
+            return Ok(());
+        }
+    };
+    if arrival != Arrival::Here {
+        inbox.bulk = false;
+        admit(session, command, None);
+        return Ok(());
+    }
+    let received = data_here(session, inbox, &command, pdu).await;
+    match received.inspect_err(|_| link.count_sent(1, 0))? {
+        Some(payload) => admit(session, command, Some(payload)),
+        None => session.answer(sqe.id(), Err((Status::TRANSIENT_TRANSPORT, false)), None),
+    }
+    Ok(())
+}
+
+/// Bytes of the digest behind the data.
+fn tail(pdu: &Pdu) -> u64 {
+    if pdu.frame.has_data_digest { DIGEST_LEN as u64 } else { 0 }
+}
+
+/// The data behind a command; None if it does not fit its digest.
+async fn data_here(
+    session: &Session,
+    inbox: &mut Inbox,
+    command: &Command,
+    pdu: &Pdu,
+) -> Result<Option<Payload>, Gone> {
+    let payload = match &command.plan {
+        Plan::Io(_, Action::Write { span, .. } | Action::Compare { span }, _) => inbox.payload(*span).await?,
+        Plan::Io(..) | Plan::FlushAll | Plan::Admin => {
+            let len = usize::try_from(pdu.frame.data_len).map_err(|_| Gone)?;
+            let bytes = inbox.small_payload(len).await?;
+            Payload::one(session.link.core().buffers().copy_of(&bytes).freeze())
+        }
+    };
+    if !pdu.frame.has_data_digest {
+        return Ok(Some(payload));
+    }
+    let found = inbox.small_payload(DIGEST_LEN).await?;
+    let sum = payload.parts.iter().fold(0, |sum, part| crc32c::crc32c_append(sum, part.as_slice()));
+    Ok((sum.to_le_bytes()[..] == found[..]).then_some(payload))
+}
+
+impl Session {
+    /// What a command asks for, the bytes that it brings, and the memory that it takes.
+    fn judge(&self, sqe: &Sqe) -> Result<(Plan, u32, u32), Status> {
+        if let Some(admin) = &self.admin {
+            let data_in = admin.borrow().data_in(sqe)?;
+            return Ok((Plan::Admin, data_in, sqe.data()?.len().min(super::super::identify::TRANSFER_MAX)));
+        }
+        if sqe.opcode() == fabrics::OPCODE {
+            let is_connect = sqe.fabrics_type() == fabrics::kind::CONNECT;
+            return Err(if is_connect { Status::COMMAND_SEQUENCE } else { Status::INVALID_OPCODE });
+        }
+        if sqe.opcode() == opcode::FLUSH && sqe.namespace() == ALL_NAMESPACES {
+            sqe.data()?;
+            return Ok((Plan::FlushAll, 0, 0));
+        }
+        let handle = self.handle(sqe.namespace()).ok_or(Status::INVALID_NAMESPACE)?;
+        let volume = handle.volume();
+        let extent =
+            Extent { size: volume.size().0, lba: volume.lba_bytes(), read_only: volume.is_read_only() };
+        let action = io_command::judge(sqe, &extent)?;
+        Ok((Plan::Io(handle, action, extent), action.data_in(), action.memory()))
+    }
+}
+
+/// Begins a command, now or when there is memory for it.
+fn admit(session: &Rc<Session>, command: Command, payload: Option<Payload>) {
+    if command.memory == 0 {
+        return begin(session, command, payload, None);
+    }
+    if session.waiting.borrow().is_empty()
+        && let Some(share) = session.link.try_hold(u64::from(command.memory))
+    {
+        return begin(session, command, payload, Some(share));
+    }
+    session.waiting.borrow_mut().push_back((command, payload));
+    if !session.is_beginning.replace(true) {
+        session.link.core().spawn(begin_waiting(session.clone()));
+    }
+}
+
+/// Begins what waits, in order.
+async fn begin_waiting(session: Rc<Session>) {
+    loop {
+        let wanted = session.waiting.borrow().front().map(|(command, _)| command.memory);
+        let Some(wanted) = wanted else { break };
+        let Some(share) = session.link.hold(u64::from(wanted)).await else { break };
+        let Some((command, payload)) = session.waiting.borrow_mut().pop_front() else { break };
+        if session.link.core().now() > command.began + WAIT_MAX {
+            tracing::warn!(
+                peer = session.link.peer(),
+                "closed: too little memory for what the host asks for"
+            );
+            session.waiting.borrow_mut().push_front((command, payload));
+            session.link.kill();
+            break;
+        }
+        begin(&session, command, payload, Some(share));
+    }
+    session.is_beginning.set(false);
+}
+
+/// Asks for a command's data, or executes it.
+fn begin(session: &Rc<Session>, command: Command, payload: Option<Payload>, share: Option<Share>) {
+    if command.request == 0 {
+        return execute::start(session, command, payload.unwrap_or_default(), share);
+    }
+    let core = session.link.core();
+    let whole = Span::at(0, u64::from(command.request));
+    let span = match &command.plan {
+        Plan::Io(_, Action::Write { span, .. } | Action::Compare { span }, _) => *span,
+        Plan::Io(..) | Plan::FlushAll | Plan::Admin => whole,
+    };
+    let parts = pieces(span).map(|piece| {
+        let window = piece.skew..piece.skew + piece.span.len().as_usize();
+        (core.buffers().take(window.end), window)
+    });
+    let progress = Progress { command: command.sqe.id(), len: command.request, received: 0 };
+    let (id, len) = (command.sqe.id(), command.request);
+    let transfer = Transfer {
+        command,
+        share,
+        parts: parts.collect(),
+        at: (0, 0),
+        progress,
+        is_bad: false,
+        asked: core.now(),
+    };
+    let key = session.transfers.borrow_mut().insert(Some(transfer));
+    let tag = u16::try_from(key).expect("fewer transfers than commands");
+    let head = pdu::Transfer { command: id, tag, offset: 0, len }.emit_r2t(session.digests);
+    session.watch_transfers();
+    let head = Some(Head::new(&head));
+    session.link.push(Chunk { head, parts: SmallVec::new(), next: 0, last: false, share: None });
+}
+
+/// Receives a piece of data that was asked for; the last one starts its command.
+async fn take_data(
+    session: &Rc<Session>,
+    inbox: &mut Inbox,
+    piece: &pdu::Transfer,
+    pdu: &Pdu,
+) -> Result<(), End> {
+    session.hear();
+    let key = usize::from(piece.tag);
+    let taken = session.transfers.borrow_mut().get_mut(key).and_then(Option::take);
+    let Some(mut transfer) = taken else {
+        return Err(End::Fatal(pdu::Fatal::InvalidField(10), Vec::new()));
+    };
+    let received = match transfer.progress.accepts(piece, pdu.frame.last) {
+        Ok(()) => receive_piece(inbox, &mut transfer, piece.len, pdu).await.map_err(End::from),
+        Err(why) => Err(End::Fatal(why, Vec::new())),
+    };
+    if let Err(end) = received {
+        session.link.count_sent(1, 0);
+        return Err(end);
+    }
+    if transfer.progress.received < transfer.progress.len {
+        session.transfers.borrow_mut()[key] = Some(transfer);
+        return Ok(());
+    }
+    session.transfers.borrow_mut().remove(key);
+    let Transfer { command, share, parts, is_bad, .. } = transfer;
+    if is_bad {
+        session.answer(command.sqe.id(), Err((Status::TRANSIENT_TRANSPORT, false)), share);
+        return Ok(());
+    }
+    let parts: SmallVec<[Buf; 2]> = parts.into_iter().map(|(buf, _)| buf.freeze()).collect();
+    execute::start(session, command, Payload { parts }, share);
+    Ok(())
+}
+
+/// Receives `len` bytes into a transfer's buffers, and looks at their digest.
+async fn receive_piece(inbox: &mut Inbox, transfer: &mut Transfer, len: u32, pdu: &Pdu) -> Result<(), Gone> {
+    let mut left = usize::try_from(len).map_err(|_| Gone)?;
+    let mut sum = 0;
+    inbox.bulk = true;
+    while left > 0 {
+        let (index, filled) = transfer.at;
+        let Some((buf, whole)) = transfer.parts.remove(index) else { return Err(Gone) };
+        let start = whole.start + filled;
+        let end = whole.end.min(start + left);
+        left -= end - start;
+        let mut buf = inbox.fill_window(buf, start..end, left == 0).await?;
+        if pdu.frame.has_data_digest {
+            sum = crc32c::crc32c_append(sum, buf.as_slice());
+        }
+        buf.set_window(whole.clone());
+        transfer.at = if end == whole.end { (index + 1, 0) } else { (index, end - whole.start) };
+        transfer.parts.insert(index, (buf, whole));
+    }
+    transfer.progress.received += len;
+    if pdu.frame.has_data_digest {
+        let found = inbox.small_payload(DIGEST_LEN).await?;
+        transfer.is_bad |= sum.to_le_bytes()[..] != found[..];
+    }
+    Ok(())
+}
