@@ -4,6 +4,7 @@
 
 use super::daemon_ends::{self, Borrowed};
 use super::measure_nbd::tells_names_apart;
+use super::measure_nvme::Which;
 use super::{
     Endpoint, Ends, NETWORK_EXPORT, NamespaceEnd, Plan, Report, connect, measure, report_json, report_table,
     write_files,
@@ -140,8 +141,8 @@ fn find_ends(globals: &Globals, typed: &Typed, plan: &Plan) -> Result<(Ends, Opt
             }
             Uri::Nvme(uri) => {
                 let address = uri.resolve().map_err(nowhere)?;
-                let (subsystem, number) = (uri.subsystem.clone(), uri.namespace);
-                ends.namespace = Some(NamespaceEnd { address, subsystem, number });
+                let (subsystem, which) = (uri.subsystem.clone(), Which::Number(uri.namespace));
+                ends.namespace = Some(NamespaceEnd { address, subsystem, which });
             }
         }
         return Ok((ends, None));

@@ -14,7 +14,15 @@ pub struct NamespaceEnd {
     pub address: Address,
     /// The NQN of its subsystem.
     pub subsystem: String,
-    pub number: u32,
+    pub which: Which,
+}
+
+/// Which of a subsystem's namespaces.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Which {
+    Number(u32),
+    /// The one that is this volume: nobody else has its UUID, so it cannot be mistaken.
+    Volume(Uuid),
 }
 
 /// An association with a subsystem, and queues to one of its namespaces.
@@ -47,10 +55,24 @@ pub async fn associate(core: &Core, end: &NamespaceEnd, queues: usize) -> Result
     let queues = u16::try_from(queues).unwrap_or(u16::MAX);
     let options = HostOptions { queues, ..HostOptions::of(Uuid::from_u128(unique)) };
     let host = Host::connect(core, end.address.clone(), &end.subsystem, options).await?;
-    let namespace = host.namespace(end.number).await?;
+    let namespace = find(&host, end.which).await?;
     let mut opened = Vec::new();
     for _ in 0..host.controller().queues {
         opened.push(host.queue(&namespace).await?);
     }
     Ok(Associated { host, queues: opened, namespace })
+}
+
+async fn find(host: &Host, which: Which) -> Result<Namespace, HostError> {
+    let uuid = match which {
+        Which::Number(number) => return host.namespace(number).await,
+        Which::Volume(uuid) => uuid,
+    };
+    for number in host.namespaces().await? {
+        let namespace = host.namespace(number).await?;
+        if namespace.uuid == Some(uuid) {
+            return Ok(namespace);
+        }
+    }
+    Err(HostError::NotOffered)
 }
