@@ -11,3 +11,4 @@ pub mod planted;
 pub mod prng;
 pub mod size;
 pub mod units;
+pub mod uri;

@@ -4,8 +4,10 @@
 
 use super::daemon_ends::{self, Borrowed};
 use super::measure_nbd::tells_names_apart;
+use super::measure_nvme::Which;
 use super::{
-    Endpoint, Ends, NETWORK_EXPORT, Plan, Report, connect, measure, report_json, report_table, write_files,
+    Endpoint, Ends, NETWORK_EXPORT, NamespaceEnd, Plan, Report, connect, measure, report_json, report_table,
+    write_files,
 };
 use crate::cli::args::{BenchArgs, Globals};
 use crate::control::api::Failure;
@@ -13,9 +15,9 @@ use crate::control::refusal::not_inspected;
 use crate::disk::inspect::resolve;
 use crate::io::driver::Driver;
 use crate::io::uring::{Handles, SetupError, UringConfig, UringDriver};
-use crate::nbd::uri::{self, Uri};
 use crate::reactor::threads::{CorePlan, DriverFactory, build};
 use crate::reactor::{Core, CoreIndex};
+use crate::{nbd, nvmf};
 use futures_util::future::{Either, select};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -76,14 +78,30 @@ struct Typed {
     disks: Vec<PathBuf>,
 }
 
+/// An address that was typed.
+#[derive(Debug, PartialEq)]
+enum Uri {
+    Nbd(nbd::uri::Uri),
+    Nvme(nvmf::uri::Uri),
+}
+
+fn parse(text: &str) -> Result<Uri, Failure> {
+    let refused = |error: String| Failure::failed("BAD_ADDRESS", format!("`{text}` cannot be used: {error}"));
+    if nvmf::uri::is_meant(text) {
+        let uri = nvmf::uri::parse(text).map_err(|error| refused(error.to_string()));
+        return uri.map(Uri::Nvme).map_err(|failure| failure.with("such as nvme://stonebox/NQN/1"));
+    }
+    let uri = nbd::uri::parse(text).map_err(|error| refused(error.to_string()));
+    uri.map(Uri::Nbd).map_err(|failure| {
+        failure.with("such as nbd://stonebox/data or nbd+unix:///data?socket=/run/nbd.sock")
+    })
+}
+
 fn sort(targets: &[String]) -> Result<Typed, Failure> {
     let mut typed = Typed::default();
     for text in targets {
         if text.contains("://") {
-            let uri = uri::parse(text).map_err(|error| {
-                Failure::failed("BAD_ADDRESS", format!("`{text}` cannot be used: {error}"))
-                    .with("such as nbd://stonebox/data or nbd+unix:///data?socket=/run/nbd.sock")
-            })?;
+            let uri = parse(text)?;
             one_volume(typed.uri.replace((text.clone(), uri)).is_some() || typed.volume.is_some())?;
         } else if let Some(disk) = disk(text)? {
             typed.disks.push(disk);
@@ -114,12 +132,19 @@ fn one_volume(second: bool) -> Result<(), Failure> {
 fn find_ends(globals: &Globals, typed: &Typed, plan: &Plan) -> Result<(Ends, Option<Borrowed>), Failure> {
     let mut ends = Ends { drives: typed.disks.clone(), ..Ends::default() };
     if let Some((text, uri)) = &typed.uri {
-        let address = uri
-            .place
-            .resolve()
-            .map_err(|error| Failure::failed("BAD_ADDRESS", format!("`{text}` leads nowhere: {error}")))?;
+        let nowhere = |error| Failure::failed("BAD_ADDRESS", format!("`{text}` leads nowhere: {error}"));
         ends.target = text.clone();
-        ends.volume = Some(Endpoint { address, export: uri.export.clone() });
+        match uri {
+            Uri::Nbd(uri) => {
+                let address = uri.place.resolve().map_err(nowhere)?;
+                ends.volume = Some(Endpoint { address, export: uri.export.clone() });
+            }
+            Uri::Nvme(uri) => {
+                let address = uri.resolve().map_err(nowhere)?;
+                let (subsystem, which) = (uri.subsystem.clone(), Which::Number(uri.namespace));
+                ends.namespace = Some(NamespaceEnd { address, subsystem, which });
+            }
+        }
         return Ok((ends, None));
     }
     if typed.volume.is_none() && !typed.disks.is_empty() {
@@ -228,7 +253,9 @@ mod tests {
         std::fs::write(&disk, [0; 4096]).unwrap();
         let disk = disk.to_str().unwrap();
         let sorted = typed(&["nbd://h/data", disk]).unwrap();
-        assert_eq!(sorted.uri.unwrap().1.export, "data");
+        assert!(matches!(sorted.uri, Some((_, Uri::Nbd(uri))) if uri.export == "data"));
+        let sorted = typed(&["nvme://h/nqn.x/7", disk]).unwrap();
+        assert!(matches!(sorted.uri, Some((_, Uri::Nvme(uri))) if uri.namespace == 7));
         assert_eq!(sorted.disks.len(), 1);
         assert_eq!(typed(&["no-such-disk"]).unwrap().volume.as_deref(), Some("no-such-disk"));
     }
@@ -237,6 +264,8 @@ mod tests {
     fn what_cannot_be_measured_is_refused_by_name() {
         let code = |targets: &[&str]| typed(targets).unwrap_err().code;
         assert_eq!(code(&["nbds://h/data"]), "BAD_ADDRESS");
+        assert_eq!(code(&["nvme://h/data"]), "BAD_ADDRESS");
+        assert_eq!(code(&["nbd://h/data", "nvme://h/nqn.x/7"]), "ONE_AT_A_TIME");
         assert_eq!(code(&["/no/such/disk"]), "DISK_NOT_FOUND");
         assert_eq!(code(&["nbd://h/data", "nbd://h/other"]), "ONE_AT_A_TIME");
         assert_eq!(code(&["nbd://h/data", "volume-x"]), "ONE_AT_A_TIME");

@@ -4,7 +4,8 @@
 //! The export goes away with the connection that asked for it, also when this process dies. The scratch volume is
 //! destroyed when it is given back, and when the loan is dropped.
 
-use super::{Endpoint, Ends, NETWORK_EXPORT, Plan};
+use super::measure_nvme::Which;
+use super::{Endpoint, Ends, NETWORK_EXPORT, NamespaceEnd, Plan};
 use crate::base::limits::BLOCK;
 use crate::base::units::round_down;
 use crate::cli::args::Globals;
@@ -13,6 +14,7 @@ use crate::control::api::{
 };
 use crate::control::client::{Client, ClientError};
 use crate::io::driver::Address;
+use crate::nvmf::subsystem::nqn_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -99,10 +101,7 @@ pub fn borrow(
 ) -> Result<Borrowed, Failure> {
     let control = globals.control.clone();
     let mut client = connect(&control)?;
-    let status = match ask(&mut client, &Request::Status { pool: None })? {
-        Reply::Status(status) => status,
-        _ => return Err(Failure::failed("ANSWER_UNEXPECTED", "the daemon answered something else")),
-    };
+    let status = status(&mut client)?;
     let (pool, volume) = choose(&status, volume)?;
     let address = address(&status.listening)?;
     let pool_name = &pool.name;
@@ -118,8 +117,33 @@ pub fn borrow(
         network.as_ref().map(|(_, export)| Endpoint { address: address.clone(), export: export.clone() });
     ends.network_lent = network.is_some();
     let scratch = make_scratch(&mut client, pool, volume, plan);
+    ends.namespace = namespace(&mut client, &status, pool, scratch.as_deref().or(volume.map(|v| &*v.name)));
+    ends.namespace_lent = scratch.is_some();
     ends.scratch = scratch.as_ref().map(|name| Endpoint { address, export: name.clone() });
     Ok(Borrowed { control, scratch, _network: network.map(|(client, _)| client) })
+}
+
+fn status(client: &mut Client) -> Result<StatusReport, Failure> {
+    match ask(client, &Request::Status { pool: None })? {
+        Reply::Status(status) => Ok(status),
+        _ => Err(Failure::failed("ANSWER_UNEXPECTED", "the daemon answered something else")),
+    }
+}
+
+/// Where NVMe/TCP hosts find a volume; None where the daemon does not serve them. The volume may be newer than what is
+/// known of the pool.
+fn namespace(
+    client: &mut Client,
+    known: &StatusReport,
+    pool: &PoolReport,
+    volume: Option<&str>,
+) -> Option<NamespaceEnd> {
+    let address = address(&known.listening_nvme).ok()?;
+    let now = status(client).ok()?;
+    let volumes = now.pools.iter().filter(|p| p.uuid == pool.uuid).flat_map(|p| &p.volumes);
+    let uuid = volumes.filter(|v| Some(v.name.as_str()) == volume).find_map(|v| v.uuid.parse().ok())?;
+    let subsystem = nqn_of(pool.uuid.parse().ok()?);
+    Some(NamespaceEnd { address, subsystem, which: Which::Volume(uuid) })
 }
 
 /// The volume of this name and its pool; without a name the only pool.

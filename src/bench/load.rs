@@ -13,6 +13,7 @@ use crate::io::buf::Buf;
 use crate::io::driver::{Done, FileId, Op};
 use crate::io::time::Instant;
 use crate::nbd::client::{Client, ClientError};
+use crate::nvmf::host::{HostError, Queue};
 use crate::reactor::Core;
 use crate::reactor::sync::{Answer, oneshot};
 use nix::errno::Errno;
@@ -35,6 +36,8 @@ pub enum LoadError {
     Short,
     #[error("{0}")]
     Client(#[from] ClientError),
+    #[error("{0}")]
+    Host(#[from] HostError),
     #[error("too small for one request")]
     TooSmall,
     #[error("no request ended in time")]
@@ -46,6 +49,7 @@ pub enum LoadError {
 pub enum Way {
     Disk(FileId),
     Volume(Client),
+    Namespace(Queue),
 }
 
 /// What is measured: the bytes in a region, and one or more ways to them.
@@ -67,6 +71,7 @@ impl Way {
     async fn read(&self, core: &Core, span: Span) -> Result<(), LoadError> {
         let file = match self {
             Way::Volume(client) => return Ok(client.read(span).await.map(drop)?),
+            Way::Namespace(queue) => return Ok(queue.read(span).await.map(drop)?),
             Way::Disk(file) => *file,
         };
         let into = core.buffers().take(span.len().as_usize());
@@ -81,6 +86,7 @@ impl Way {
     async fn write(&self, core: &Core, span: Span, from: Buf) -> Result<(), LoadError> {
         match self {
             Way::Volume(client) => Ok(client.write(span, Payload::one(from), false).await?),
+            Way::Namespace(queue) => Ok(queue.write(span, Payload::one(from), false).await?),
             Way::Disk(file) => {
                 finished(core, Op::Write { file: *file, offset: span.offset(), from, durable: false }).await
             }
@@ -90,6 +96,7 @@ impl Way {
     async fn flush(&self, core: &Core) -> Result<(), LoadError> {
         match self {
             Way::Volume(client) => Ok(client.flush().await?),
+            Way::Namespace(queue) => Ok(queue.flush().await?),
             Way::Disk(file) => finished(core, Op::Flush { file: *file }).await,
         }
     }
@@ -213,7 +220,8 @@ async fn report(work: impl Future<Output = Result<(), LoadError>>, answer: Answe
 }
 
 async fn flush(core: &Core, subjects: &[Subject]) -> Result<(), LoadError> {
-    // All ways of a subject lead to one device, so one flush covers them (NBD section 14.3).
+    // All ways of a subject lead to one device, so one flush covers them (NBD section 14.3; NVMe: Flush
+    // covers what was written by any queue).
     for way in subjects.iter().filter_map(|s| s.ways.first()) {
         way.flush(core).await?;
     }

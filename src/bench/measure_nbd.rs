@@ -1,10 +1,7 @@
 //! An export over NBD: the reserved one in memory (that is the network alone), or a volume (end to end).
 
-use super::figure::{Figures, Outcome};
-use super::load::{self, Run, Subject, Way};
-use super::measure_disk::{fill_limit, outcome};
-use super::processor::Server;
-use super::workload::Workload;
+use super::load::Way;
+use super::measure_volume::Opened;
 use crate::base::units::{ByteLen, Span, round_down};
 use crate::io::driver::Address;
 use crate::nbd::client::negotiation::Refusal;
@@ -12,7 +9,6 @@ use crate::nbd::client::{Client, ClientError, ClientOptions};
 use crate::nbd::wire::ReplyMode;
 use crate::nbd::wire::number::{allocation, export};
 use crate::reactor::Core;
-use std::time::Duration;
 
 /// BLOCK_STATUS requests that are made to learn what of a volume was ever written.
 const STATUS_REQUESTS_MAX: usize = 64;
@@ -24,44 +20,41 @@ pub struct Endpoint {
     pub export: String,
 }
 
-/// What may be written, and what it holds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Contents {
-    /// Not made for this measurement, so somebody's data: it is only read. With the reason to give for writes.
-    Precious(&'static str),
-    /// Written to first, so that reads find data, then read and written.
-    Scratch,
-    /// In memory: nothing to prepare, and nothing that is kept.
-    Memory,
+/// Connections to an export.
+pub struct Connected {
+    /// At least one.
+    pub clients: Vec<Client>,
+    size: ByteLen,
+    read_only: bool,
 }
 
-/// How an export is measured.
-#[derive(Clone, Copy, Debug)]
-pub struct TargetPlan {
-    /// Length of one run.
-    pub run: Duration,
-    /// Bytes from the start of the export that are used, at most.
-    pub region: ByteLen,
-    pub contents: Contents,
-    pub server: Server,
-}
+impl Connected {
+    /// What can be measured through them.
+    pub fn opened(&self) -> Opened {
+        let ways = self.clients.iter().cloned().map(Way::Volume).collect();
+        Opened { ways, size: self.size, read_only: self.read_only }
+    }
 
-/// Figures of an export, and the bytes of it that were used.
-pub struct TargetMeasured {
-    pub figures: Figures,
-    pub used: ByteLen,
+    /// Says goodbye on all of them.
+    pub async fn close(self) {
+        for client in self.clients {
+            // A failed goodbye changes no figure; a failed connection has shown in them already.
+            let _ = client.disconnect().await;
+        }
+    }
 }
 
 /// Opens connections to an export: as many as asked for where the server allows several, else one.
-pub async fn connect(core: &Core, end: &Endpoint, connections: usize) -> Result<Vec<Client>, ClientError> {
+pub async fn connect(core: &Core, end: &Endpoint, connections: usize) -> Result<Connected, ClientError> {
     let connect = || Client::connect(core, end.address.clone(), &end.export, ClientOptions::default());
     let first = connect().await?;
     let several = first.export().has(export::CAN_MULTI_CONN);
+    let (size, read_only) = (ByteLen(first.export().size), first.export().has(export::READ_ONLY));
     let mut clients = vec![first];
     while several && clients.len() < connections {
         clients.push(connect().await?);
     }
-    Ok(clients)
+    Ok(Connected { clients, size, read_only })
 }
 
 /// Whether the server there tells its exports apart: it says of a name that nobody gave that there is no such
@@ -71,45 +64,6 @@ pub async fn tells_names_apart(core: &Core, address: &Address) -> bool {
     let name = format!("{:032x}", core.with_prng(|prng| prng.uuid()).as_u128() ^ u128::from(core.wall_ns()));
     let nobody = Client::connect(core, address.clone(), &name, ClientOptions::default()).await;
     matches!(nobody, Err(ClientError::Refused(Refusal::UnknownExport(_))))
-}
-
-/// Runs all workloads on one export.
-pub async fn measure_target(core: &Core, clients: &[Client], plan: TargetPlan) -> TargetMeasured {
-    let Some(first) = clients.first() else {
-        return TargetMeasured { figures: Figures::not_measured("no connection"), used: ByteLen(0) };
-    };
-    let size = round_down(first.export().size.min(plan.region.0), Workload::SequentialRead.request().0);
-    let ways: Vec<Way> = clients.iter().cloned().map(Way::Volume).collect();
-    let mut subject = Subject { ways, region: Span::at(0, size) };
-    let read_only = first.export().has(export::READ_ONLY);
-    if plan.contents == Contents::Scratch && !read_only {
-        match load::fill(core, &subject, fill_limit(plan.run)).await {
-            Ok(region) => subject.region = region,
-            Err(error) => return TargetMeasured { figures: failed(&error.to_string()), used: ByteLen(0) },
-        }
-    }
-    let forbidden = match plan.contents {
-        Contents::Precious(reason) => Some(reason),
-        Contents::Scratch | Contents::Memory => read_only.then_some("the export is read-only"),
-    };
-    let mut figures = Figures::default();
-    for workload in Workload::ALL {
-        let outcome = match forbidden.filter(|_| workload.is_write()) {
-            Some(reason) => Outcome::not_measured(reason),
-            None => {
-                let run = Run { workload, time: plan.run, server: plan.server };
-                outcome(load::run(core, std::slice::from_ref(&subject), run).await)
-            }
-        };
-        figures.record(workload, outcome);
-    }
-    TargetMeasured { figures, used: subject.region.len() }
-}
-
-/// All workloads failed, for one reason.
-pub fn failed(reason: &str) -> Figures {
-    let outcome = Outcome::Failed { reason: reason.to_owned() };
-    Figures { outcomes: Workload::ALL.iter().map(|w| (*w, outcome.clone())).collect() }
 }
 
 /// How much of an export's first bytes was never written, 0 to 1; None where the server does not tell. Reading

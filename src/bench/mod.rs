@@ -1,8 +1,8 @@
 //! Disk, network and the way through both, measured alike; names what holds the result back.
 //!
 //! Rank 9. Three layers are measured with the same six workloads: the drives alone, the network alone (an export
-//! in memory), and a volume over NBD. `verdict` compares them. Everything that decides or renders is pure; the I/O
-//! is in `load`, `measure_disk` and `measure_nbd`, on one core of the reactor.
+//! in memory), and a volume over NBD, NVMe/TCP, or both. `verdict` compares them. Everything that decides or renders is
+//! pure; the I/O is in `load` and the `measure_…` files, on one core of the reactor.
 
 mod chart;
 mod chart_latency;
@@ -14,6 +14,8 @@ pub mod limits;
 pub mod load;
 pub mod measure_disk;
 pub mod measure_nbd;
+pub mod measure_nvme;
+pub mod measure_volume;
 pub mod processor;
 pub mod report;
 pub mod report_html;
@@ -24,14 +26,18 @@ pub mod workload;
 
 pub use command::run;
 pub use measure_disk::{DiskPlan, DisksMeasured, measure_disks};
-pub use measure_nbd::{Contents, Endpoint, TargetMeasured, TargetPlan, connect, measure_target};
+pub use measure_nbd::{Endpoint, connect};
+pub use measure_nvme::{NamespaceEnd, associate};
+pub use measure_volume::{Contents, Opened, TargetMeasured, TargetPlan, measure_target};
 pub use report::{Facts, Measured, Report};
 
 use crate::base::units::ByteLen;
+use crate::io::driver::Address;
 use crate::reactor::Core;
 use figure::Figures;
 use limits::{Link, link_towards};
-use measure_nbd::{failed, unwritten_share};
+use measure_nbd::unwritten_share;
+use measure_volume::failed;
 use processor::Server;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -64,10 +70,23 @@ pub struct Ends {
     pub volume: Option<Endpoint>,
     /// A volume that may be overwritten; measured instead of `volume`.
     pub scratch: Option<Endpoint>,
+    /// The same volume over NVMe/TCP, or one that is there by that way only.
+    pub namespace: Option<NamespaceEnd>,
+    /// The namespace was made for this measurement; only then it is written to.
+    pub namespace_lent: bool,
     /// Copies that each block of the volume has; 0 where that is not known.
     pub copies: u8,
     /// The server's process, where it runs on this machine.
     pub server: Server,
+}
+
+impl Ends {
+    /// Where the server is.
+    fn any_address(&self) -> Option<&Address> {
+        let export = self.scratch.as_ref().or(self.volume.as_ref()).or(self.network.as_ref());
+        let namespace = self.namespace.as_ref().map(|end| &end.address);
+        export.map(|end| &end.address).or(namespace)
+    }
 }
 
 /// How long, and with how much.
@@ -99,7 +118,8 @@ impl Plan {
         let layers = drives
             + usize::from(drives > 1)
             + usize::from(ends.network.is_some())
-            + usize::from(ends.volume.is_some() || ends.scratch.is_some());
+            + usize::from(ends.volume.is_some() || ends.scratch.is_some())
+            + usize::from(ends.namespace.is_some());
         Plan::per_layer(time / u32::try_from(layers.max(1)).unwrap_or(u32::MAX))
     }
 }
@@ -115,16 +135,24 @@ pub async fn measure(core: &Core, ends: &Ends, plan: &Plan) -> Report {
         Some(end) if ends.network_lent => measure_export(core, end, Contents::Memory, ends, plan).await,
         Some(end) => measure_export(core, end, Contents::Precious(NOT_LENT), ends, plan).await,
     };
-    let (end_to_end, used) = match (&ends.scratch, &ends.volume) {
-        (Some(end), _) => measure_export(core, end, Contents::Scratch, ends, plan).await,
+    let over_nbd = match (&ends.scratch, &ends.volume) {
+        (Some(end), _) => Some(measure_export(core, end, Contents::Scratch, ends, plan).await),
         (None, Some(end)) => {
             notes.extend(note_unwritten(core, end, plan.region).await);
-            measure_export(core, end, Contents::Precious(NO_SCRATCH), ends, plan).await
+            Some(measure_export(core, end, Contents::Precious(NO_SCRATCH), ends, plan).await)
         }
-        (None, None) => (Figures::not_measured("no volume was named"), None),
+        (None, None) => None,
     };
-    let any = ends.scratch.as_ref().or(ends.volume.as_ref()).or(ends.network.as_ref());
-    let link = any.map_or(Link::Unknown, |end| link_towards(&end.address));
+    let over_nvme = match &ends.namespace {
+        Some(end) => Some(measure_namespace(core, end, ends, plan).await),
+        None => None,
+    };
+    let (end_to_end, used, over_nvme) = match (over_nbd, over_nvme) {
+        (Some((nbd, used)), nvme) => (nbd, used, nvme.map(|(figures, _)| figures)),
+        (None, Some((nvme, used))) => (nvme, used, None),
+        (None, None) => (Figures::not_measured("no volume was named"), None, None),
+    };
+    let link = ends.any_address().map_or(Link::Unknown, link_towards);
     let facts = Facts {
         target: ends.target.clone(),
         kernel: kernel_release(),
@@ -135,7 +163,7 @@ pub async fn measure(core: &Core, ends: &Ends, plan: &Plan) -> Report {
     };
     let copies = ends.copies.max(1);
     let (drives, together) = (disks.drives, disks.together);
-    Report::new(Measured { drives, together, network, end_to_end, link, copies, facts, notes })
+    Report::new(Measured { drives, together, network, end_to_end, over_nvme, link, copies, facts, notes })
 }
 
 /// What of an export was used.
@@ -152,18 +180,33 @@ async fn measure_export(
     ends: &Ends,
     plan: &Plan,
 ) -> (Figures, Option<Used>) {
-    let clients = match connect(core, end, plan.connections.max(1)).await {
-        Ok(clients) => clients,
+    let connected = match connect(core, end, plan.connections.max(1)).await {
+        Ok(connected) => connected,
         Err(error) => return (failed(&error.to_string()), None),
     };
+    let connections = connected.clients.len();
     let target = TargetPlan { run: plan.run, region: plan.region, contents, server: ends.server };
-    let measured = measure_target(core, &clients, target).await;
-    let used = Used { connections: clients.len(), bytes: measured.used };
-    for client in clients {
-        // A failed goodbye changes no figure; a failed connection has shown in them already.
-        let _ = client.disconnect().await;
-    }
-    (measured.figures, Some(used))
+    let measured = measure_target(core, connected.opened(), target).await;
+    connected.close().await;
+    (measured.figures, Some(Used { connections, bytes: measured.used }))
+}
+
+async fn measure_namespace(
+    core: &Core,
+    end: &NamespaceEnd,
+    ends: &Ends,
+    plan: &Plan,
+) -> (Figures, Option<Used>) {
+    let associated = match associate(core, end, plan.connections.max(1)).await {
+        Ok(associated) => associated,
+        Err(error) => return (failed(&error.to_string()), None),
+    };
+    let connections = associated.queues.len();
+    let contents = if ends.namespace_lent { Contents::Scratch } else { Contents::Precious(NO_SCRATCH) };
+    let target = TargetPlan { run: plan.run, region: plan.region, contents, server: ends.server };
+    let measured = measure_target(core, associated.opened(), target).await;
+    associated.close().await;
+    (measured.figures, Some(Used { connections, bytes: measured.used }))
 }
 
 async fn note_unwritten(core: &Core, end: &Endpoint, region: ByteLen) -> Option<String> {

@@ -6,6 +6,9 @@ use super::verdict::{Layers, Verdict, verdict};
 use super::workload::Workload;
 use std::collections::BTreeMap;
 
+/// What the layer is called that has the volume over NVMe/TCP, beside the one that has it over NBD.
+pub const OVER_NVME: &str = "over NVMe";
+
 /// One drive, alone.
 #[derive(Clone, PartialEq, Debug)]
 pub struct DriveResult {
@@ -40,6 +43,8 @@ pub struct Measured {
     pub together: Option<Figures>,
     pub network: Figures,
     pub end_to_end: Figures,
+    /// The same over NVMe/TCP, where `end_to_end` is over NBD.
+    pub over_nvme: Option<Figures>,
     pub link: Link,
     /// Copies of each block that a write makes; 1 where it is not known.
     pub copies: u8,
@@ -89,6 +94,7 @@ impl Report {
         }
         remarks.extend(missing("network", &self.measured.network));
         remarks.extend(missing("end to end", &self.measured.end_to_end));
+        remarks.extend(self.measured.over_nvme.iter().flat_map(|nvme| missing(OVER_NVME, nvme)));
         remarks
     }
 }
@@ -172,6 +178,7 @@ pub(super) mod sample {
             together: Some(together),
             network,
             end_to_end: got,
+            over_nvme: None,
             link: Link::Interface { name: "eno1".to_owned(), megabits: Some(1000), mtu: 1500 },
             copies: 2,
             facts: Facts {
@@ -201,6 +208,10 @@ mod tests {
                 .record(workload, super::super::figure::Outcome::not_measured("would overwrite data"));
         }
         report.measured.network = Figures::not_measured("no server");
+        report.measured.over_nvme = Some(Figures::not_measured("no namespace"));
+        let nvme = report.remarks().pop();
+        assert_eq!(nvme.as_deref(), Some("over NVMe: no namespace"));
+        report.measured.over_nvme = None;
         assert_eq!(report.remarks(), ["sda writes: would overwrite data", "network: no server"]);
     }
 

@@ -2,7 +2,7 @@
 
 use super::chart::escape;
 use super::figure::{Figure, Figures};
-use super::report::Report;
+use super::report::{OVER_NVME, Report};
 use super::report_table::{rate, show_rate, show_time, summary};
 use super::workload::{Unit, Workload};
 use super::{chart_latency, chart_throughput};
@@ -74,6 +74,7 @@ fn layers(report: &Report) -> Vec<(String, &Figures)> {
     }
     layers.push(("network".to_owned(), &measured.network));
     layers.push(("end to end".to_owned(), &measured.end_to_end));
+    layers.extend(measured.over_nvme.as_ref().map(|figures| (OVER_NVME.to_owned(), figures)));
     layers
 }
 

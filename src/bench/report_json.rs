@@ -37,6 +37,7 @@ pub fn render(report: &Report) -> Value {
         "drives_together": measured.together.as_ref().map(figures),
         "network": figures(&measured.network),
         "end_to_end": figures(&measured.end_to_end),
+        "over_nvme": measured.over_nvme.as_ref().map(figures),
         "verdicts": report.verdicts.values().map(verdict).collect::<Vec<Value>>(),
         "notes": report.remarks(),
     })

@@ -2,7 +2,7 @@
 
 use super::figure::{Figure, Figures};
 use super::limits::Link;
-use super::report::Report;
+use super::report::{OVER_NVME, Report};
 use super::verdict::{Bottleneck, Verdict};
 use super::workload::{Unit, Workload};
 use crate::base::size::show_size;
@@ -105,6 +105,8 @@ fn columns(report: &Report) -> Vec<Column<'_>> {
     }
     columns.push(Column { title: "network".to_owned(), figures: Some(&measured.network) });
     columns.push(Column { title: "end to end".to_owned(), figures: Some(&measured.end_to_end) });
+    let nvme = measured.over_nvme.as_ref();
+    columns.extend(nvme.map(|figures| Column { title: OVER_NVME.to_owned(), figures: Some(figures) }));
     columns
 }
 

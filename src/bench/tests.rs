@@ -5,6 +5,7 @@ use crate::base::units::Span;
 use crate::block::{Payload, WriteFlags};
 use crate::io::driver::{Address, Driver};
 use crate::io::uring::{Handles, UringConfig, UringDriver};
+use crate::nvmf::subsystem::nqn_of;
 use crate::reactor::CoreIndex;
 use crate::reactor::threads::{CorePlan, DriverFactory, build};
 use crate::target::{Protocol, Target, TargetConfig};
@@ -13,6 +14,7 @@ use crate::volume::catalog::Catalog;
 use crate::volume::memory::MemoryVolume;
 use figure::Outcome;
 use measure_nbd::tells_names_apart;
+use measure_nvme::Which;
 use std::sync::Arc;
 
 const SIZE: u64 = 8 << 20;
@@ -44,6 +46,14 @@ async fn serve(core: &Core) -> (Arc<Volume>, Address, Target) {
     let address =
         target.listen(core, Address::Tcp("127.0.0.1:0".parse().unwrap()), Protocol::Nbd).await.unwrap();
     (volume, address, target)
+}
+
+/// The same volume as `serve` has, for NVMe/TCP hosts.
+async fn serve_nvme(core: &Core, volume: &Volume, target: &Target) -> NamespaceEnd {
+    let any = Address::Tcp("127.0.0.1:0".parse().unwrap());
+    let address = target.listen(core, any, Protocol::NvmeTcp).await.unwrap();
+    let identity = volume.identity();
+    NamespaceEnd { address, subsystem: nqn_of(identity.pool), which: Which::Number(identity.number) }
 }
 
 async fn is_untouched(core: &Core, volume: &Arc<Volume>) -> bool {
@@ -98,6 +108,38 @@ fn scratch_and_lent_exports_are_measured_in_full() {
             assert_eq!(measured(&report.measured.end_to_end), 6, "{:?}", report.remarks());
             assert_eq!(report.measured.facts.scratch_bytes, SIZE);
             assert!(!is_untouched(&core, &volume).await, "the check above can fail");
+            target.stop(&core, Duration::from_secs(1)).await;
+        }
+    });
+    core.drain();
+}
+
+#[test]
+fn a_namespace_is_measured_alone_or_beside_the_export_and_written_only_if_lent() {
+    let core = core();
+    core.run_until({
+        let core = core.clone();
+        async move {
+            let (volume, address, target) = serve(&core).await;
+            let end = serve_nvme(&core, &volume, &target).await;
+            let alone = Ends { namespace: Some(end.clone()), ..Ends::default() };
+            let report = measure(&core, &alone, &plan()).await;
+            assert_eq!(measured(&report.measured.end_to_end), 3, "the reads: {:?}", report.remarks());
+            assert_eq!((report.measured.over_nvme.is_none(), report.measured.facts.connections), (true, 2));
+            assert!(is_untouched(&core, &volume).await);
+            let export = Some(Endpoint { address, export: "data".to_owned() });
+            let which = Which::Volume(volume.identity().volume);
+            let namespace = Some(NamespaceEnd { which, ..end.clone() });
+            let both = Ends { scratch: export, namespace, namespace_lent: true, ..Ends::default() };
+            let report = measure(&core, &both, &plan()).await;
+            assert_eq!(measured(&report.measured.end_to_end), 6, "{:?}", report.remarks());
+            let nvme = report.measured.over_nvme.as_ref().unwrap();
+            assert_eq!(measured(nvme), 6, "{:?}", report.remarks());
+            assert!(report_table::render(&report).contains("over NVMe"));
+            let missing = NamespaceEnd { which: Which::Number(300), ..end };
+            let nothing = Ends { namespace: Some(missing), ..Ends::default() };
+            let report = measure(&core, &nothing, &plan()).await;
+            assert!(report.remarks().iter().any(|line| line.contains("no namespace 300")));
             target.stop(&core, Duration::from_secs(1)).await;
         }
     });

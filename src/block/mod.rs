@@ -2,6 +2,7 @@
 //!
 //! Rank 3. No I/O here.
 
+pub mod places;
 mod reservations;
 
 pub use reservations::{ReservationBytes, ReservationCell, ReservationError};
@@ -64,6 +65,26 @@ impl Payload {
 
     pub fn is_empty(&self) -> bool {
         self.parts.iter().all(Buf::is_empty)
+    }
+
+    /// Some of the bytes, sharing the memory.
+    ///
+    /// # Panics
+    /// If the range does not lie within the payload.
+    pub fn slice(&self, at: u64, len: u64) -> Payload {
+        let (mut skip, mut left) = (ByteLen(at).as_usize(), ByteLen(len).as_usize());
+        let mut parts = SmallVec::new();
+        for part in &self.parts {
+            let start = skip.min(part.len());
+            let take = left.min(part.len() - start);
+            skip -= start;
+            left -= take;
+            if take > 0 {
+                parts.push(part.slice(start..start + take));
+            }
+        }
+        assert!(skip == 0 && left == 0, "a slice of {at}+{len} of {} bytes", self.len().0);
+        Payload { parts }
     }
 
     /// The bytes in one vector, for tests and small reads.
@@ -133,6 +154,18 @@ pub fn pieces(span: Span) -> impl Iterator<Item = Piece> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::buf::BufPool;
+
+    #[test]
+    fn a_slice_of_a_payload_takes_the_right_parts() {
+        let pool = BufPool::new(0).unwrap();
+        let part = |bytes: &[u8]| pool.copy_of(bytes).freeze();
+        let payload = Payload { parts: [part(&[0, 1, 2]), part(&[3]), part(&[4, 5])].into_iter().collect() };
+        let slice = |at, len| payload.slice(at, len);
+        assert_eq!((slice(1, 4).to_vec(), slice(1, 4).parts.len()), (vec![1, 2, 3, 4], 3));
+        assert_eq!((slice(3, 1).to_vec(), slice(3, 1).parts.len()), (vec![3], 1));
+        assert!(slice(6, 0).is_empty() && slice(0, 6).to_vec() == payload.to_vec());
+    }
 
     #[test]
     fn pieces_cover_the_span_and_keep_its_alignment() {

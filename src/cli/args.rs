@@ -338,7 +338,7 @@ pub struct CheckArgs {
 
 #[derive(Args, Debug, Clone)]
 pub struct BenchArgs {
-    /// nbd:// addresses, volumes or disks; everything that is known unless given
+    /// nbd:// or nvme:// addresses, volumes or disks; everything that is known unless given
     #[arg(value_name = "URI|VOLUME|DISK")]
     pub targets: Vec<String>,
     /// Time for each measurement

@@ -30,8 +30,8 @@ pub const CODES: &[Code] = &[
     ),
     code(
         "BAD_ADDRESS",
-        "The address of an NBD server cannot be used or leads nowhere.",
-        "Write it as nbd://HOST/VOLUME or nbd+unix:///VOLUME?socket=PATH.",
+        "The address of a volume cannot be used or leads nowhere.",
+        "Write it as nbd://HOST/VOLUME, nbd+unix:///VOLUME?socket=PATH or nvme://HOST/NQN/NUMBER.",
     ),
     code("BENCH_STOPPED", "The measurement was stopped before its end.", "Its scratch volume was removed."),
     code(

@@ -173,6 +173,8 @@ impl Stage {
             volume: None,
             scratch: Some(Endpoint { address: address.clone(), export: SCRATCH.to_owned() }),
             copies: 2,
+            namespace: None,
+            namespace_lent: false,
             server: Server { pid: self.daemon.as_ref().map(Child::id) },
         };
         let plan = Plan { region: ByteLen(64 << 20), ..Plan::in_all(BENCH_TIME, &ends) };

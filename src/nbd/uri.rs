@@ -1,6 +1,7 @@
 //! NBD URIs (section 18): `nbd://host:port/export` and `nbd+unix:///export?socket=PATH`. Pure but for `resolve`.
 
 use crate::base::limits::NBD_STRING_MAX;
+use crate::base::uri::{Unreadable, decode, host_and_port};
 use crate::io::driver::Address;
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;
@@ -20,14 +21,10 @@ pub enum UriError {
     Tls,
     #[error("vsock is not supported")]
     Vsock,
-    #[error("no host is named")]
-    NoHost,
-    #[error("the port is not a number from 1 to 65535")]
-    Port,
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
     #[error("nbd+unix needs ?socket=PATH, and no host or port")]
     Socket,
-    #[error("a percent sign is not followed by two hexadecimal digits, or the text is not UTF-8")]
-    Encoding,
     #[error("it is too long")]
     TooLong,
 }
@@ -71,18 +68,8 @@ pub fn parse(text: &str) -> Result<Uri, UriError> {
 }
 
 fn tcp(authority: &str) -> Result<Place, UriError> {
-    // The user's name means something with TLS only.
-    let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    let (host, port) = match authority.strip_prefix('[').and_then(|a| a.split_once(']')) {
-        Some((host, rest)) => (host, rest.strip_prefix(':').or(rest.is_empty().then_some(""))),
-        None => authority.split_once(':').map_or((authority, Some("")), |(host, port)| (host, Some(port))),
-    };
-    let port = match port.ok_or(UriError::Port)? {
-        "" => PORT,
-        text => text.parse().ok().filter(|port| *port > 0).ok_or(UriError::Port)?,
-    };
-    let host = decode(host)?;
-    if host.is_empty() { Err(UriError::NoHost) } else { Ok(Place::Tcp { host, port }) }
+    let (host, port) = host_and_port(authority, PORT)?;
+    Ok(Place::Tcp { host, port })
 }
 
 fn unix(authority: &str, query: &str) -> Result<Place, UriError> {
@@ -93,27 +80,6 @@ fn unix(authority: &str, query: &str) -> Result<Place, UriError> {
         return Err(UriError::Socket);
     }
     Ok(Place::Unix(path.into()))
-}
-
-/// Replaces `%41` and the like.
-fn decode(text: &str) -> Result<String, UriError> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, tail)) = rest.split_first() {
-        rest = tail;
-        if *first != b'%' {
-            bytes.push(*first);
-            continue;
-        }
-        let (digits, tail) = rest.split_at_checked(2).ok_or(UriError::Encoding)?;
-        let digits = std::str::from_utf8(digits).map_err(|_| UriError::Encoding)?;
-        if !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(UriError::Encoding);
-        }
-        bytes.push(u8::from_str_radix(digits, 16).map_err(|_| UriError::Encoding)?);
-        rest = tail;
-    }
-    String::from_utf8(bytes).map_err(|_| UriError::Encoding)
 }
 
 impl Place {
@@ -171,13 +137,13 @@ mod tests {
             ("http://h/x", UriError::Scheme),
             ("nbds://h/x", UriError::Tls),
             ("nbd+vsock://2/x", UriError::Vsock),
-            ("nbd:///x", UriError::NoHost),
-            ("nbd://h:0/x", UriError::Port),
-            ("nbd://h:65536/x", UriError::Port),
-            ("nbd://[::1]x/y", UriError::Port),
-            ("nbd://h/%4", UriError::Encoding),
-            ("nbd://h/%+4", UriError::Encoding),
-            ("nbd://h/%ff", UriError::Encoding),
+            ("nbd:///x", Unreadable::NoHost.into()),
+            ("nbd://h:0/x", Unreadable::Port.into()),
+            ("nbd://h:65536/x", Unreadable::Port.into()),
+            ("nbd://[::1]x/y", Unreadable::Port.into()),
+            ("nbd://h/%4", Unreadable::Encoding.into()),
+            ("nbd://h/%+4", Unreadable::Encoding.into()),
+            ("nbd://h/%ff", Unreadable::Encoding.into()),
         ] {
             assert_eq!(parse(text), Err(error), "{text}");
         }

@@ -9,7 +9,8 @@ use super::negotiation::{Export, Negotiation, Step, Wish, check_silent};
 use super::{ClientError, ClientOptions};
 use crate::base::limits::REQUESTS_IN_FLIGHT_MAX;
 use crate::base::units::Span;
-use crate::block::{Payload, pieces};
+use crate::block::Payload;
+use crate::block::places::{Fill, Lent, Places};
 use crate::io::buf::{Buf, BufMut, BufPool};
 use crate::io::driver::{Direction, Op, RecvInto};
 use crate::nbd::wire::number::{Command, request};
@@ -72,22 +73,12 @@ struct State {
 
 /// One request between being made and being claimed.
 struct Call {
-    places: Vec<Place>,
+    places: Places,
     waker: Option<Waker>,
     outcome: Option<Result<Vec<Extent>, ClientError>>,
     abandoned: bool,
     /// Held until the answer has come, also when nobody waits for it any more.
     grant: Option<Grant>,
-}
-
-/// Where a piece of a READ's data goes.
-struct Place {
-    /// From the start of the request's span.
-    at: u64,
-    skew: usize,
-    len: usize,
-    /// None while the socket receives into it.
-    buf: Option<BufMut>,
 }
 
 /// Connects the two pure halves to the socket until they agree.
@@ -159,8 +150,8 @@ impl Link {
     ) -> Result<End, ClientError> {
         let grant = self.depth.take(1).await;
         let places = match asked {
-            Asked::Read(span) => places(self.core.buffers(), span),
-            Asked::Status(_) | Asked::Effect => Vec::new(),
+            Asked::Read(span) => Places::new(self.core.buffers(), span),
+            Asked::Status(_) | Asked::Effect => Places::default(),
         };
         let key = {
             let mut state = self.state.borrow_mut();
@@ -225,68 +216,9 @@ impl Link {
     }
 }
 
-fn places(buffers: &BufPool, span: Span) -> Vec<Place> {
-    let place = |piece: crate::block::Piece| {
-        let len = piece.span.len().as_usize();
-        let at = (piece.span.offset() - span.offset()).0;
-        Place { at, skew: piece.skew, len, buf: Some(buffers.take(piece.skew + len)) }
-    };
-    pieces(span).map(place).collect()
-}
-
 impl Call {
-    fn new(places: Vec<Place>, grant: Grant) -> Call {
+    fn new(places: Places, grant: Grant) -> Call {
         Call { places, waker: None, outcome: None, abandoned: false, grant: Some(grant) }
-    }
-
-    /// The pieces that were received, as one payload.
-    fn payload(&mut self) -> Payload {
-        let whole = |place: Place| {
-            let mut buf = place.buf.expect("nothing is received into a request that has ended");
-            buf.set_window(place.skew..place.skew + place.len);
-            buf.freeze()
-        };
-        Payload { parts: std::mem::take(&mut self.places).into_iter().map(whole).collect() }
-    }
-
-    /// The place that holds this position of the span, by number.
-    fn place_of(&self, at: u64) -> usize {
-        self.places.partition_point(|p| p.at <= at) - 1
-    }
-
-    /// Copies bytes to where they belong.
-    fn fill(&mut self, at: u64, bytes: Fill<'_>) {
-        let (mut at, mut done, len) = (at, 0, bytes.len());
-        while done < len {
-            let number = self.place_of(at);
-            let place = &mut self.places[number];
-            let inside = usize::try_from(at - place.at).expect("a place is a buffer");
-            let take = (place.len - inside).min(len - done);
-            let start = place.skew + inside;
-            let buf = place.buf.as_mut().expect("one receiver at a time");
-            buf.set_window(start..start + take);
-            match bytes {
-                Fill::Copy(bytes) => buf.as_mut_slice().copy_from_slice(&bytes[done..done + take]),
-                Fill::Zeroes(_) => buf.as_mut_slice().fill(0),
-            }
-            done += take;
-            at += u64::try_from(take).expect("a buffer's length");
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
-enum Fill<'a> {
-    Copy(&'a [u8]),
-    Zeroes(usize),
-}
-
-impl Fill<'_> {
-    fn len(&self) -> usize {
-        match self {
-            Fill::Copy(bytes) => bytes.len(),
-            Fill::Zeroes(len) => *len,
-        }
     }
 }
 
@@ -371,8 +303,8 @@ impl Future for Waiting {
             }
             Some(outcome) => {
                 this.claimed = true;
-                let mut call = state.calls.remove(this.call);
-                Poll::Ready(outcome.map(|extents| End { payload: call.payload(), extents }))
+                let places = state.calls.remove(this.call).places;
+                Poll::Ready(outcome.map(|extents| End { payload: places.into_payload(), extents }))
             }
         }
     }
@@ -528,9 +460,9 @@ async fn receive_data(link: &Link, inbox: BufMut, due: Rest) -> Received {
     let taken = {
         let mut state = link.state.borrow_mut();
         // A connection that broke has ended its requests: there is no place any more, and the stream ends.
-        if state.broken.is_some() { None } else { Some(state.call_mut(due.key).take_place(due)) }
+        if state.broken.is_some() { None } else { Some(state.call_mut(due.key).places.lend(due.at, due.len)) }
     };
-    let Some((number, place)) = taken else { return (Ok(0), inbox, 0) };
+    let Some(Lent { number, buf: place }) = taken else { return (Ok(0), inbox, 0) };
     let room = place.len();
     let whole = u64::try_from(room).expect("a buffer's length") == due.len;
     let (second, kept) = if whole { (Some(inbox), None) } else { (None, Some(inbox)) };
@@ -538,23 +470,10 @@ async fn receive_data(link: &Link, inbox: BufMut, due: Rest) -> Received {
     let inbox = into.second.or(kept).expect("one of them holds it");
     let mut state = link.state.borrow_mut();
     if state.broken.is_none() {
-        state.call_mut(due.key).places[number].buf = Some(into.first);
+        state.call_mut(due.key).places.give_back(Lent { number, buf: into.first });
     }
     let taken = outcome.map_or(0, |n| n.min(room));
     (outcome, inbox, taken)
-}
-
-impl Call {
-    /// Takes the buffer of the place that data is due for, its window set to what is missing there.
-    fn take_place(&mut self, due: Rest) -> (usize, BufMut) {
-        let number = self.place_of(due.at);
-        let place = &mut self.places[number];
-        let inside = usize::try_from(due.at - place.at).expect("a place is a buffer");
-        let left = usize::try_from(due.len).unwrap_or(usize::MAX).min(place.len - inside);
-        let mut buf = place.buf.take().expect("one receiver at a time");
-        buf.set_window(place.skew + inside..place.skew + inside + left);
-        (number, buf)
-    }
 }
 
 /// Works through what has arrived; what is missing of a READ's data at its end.
@@ -587,14 +506,14 @@ impl State {
                     let here = usize::try_from(len).unwrap_or(usize::MAX).min(bytes.len());
                     let (data, behind) = bytes.split_at(here);
                     *bytes = behind;
-                    self.call_mut(key).fill(at, Fill::Copy(data));
+                    self.call_mut(key).places.fill(at, Fill::Copy(data));
                     if let Some(rest) = (Rest { key, at, len }).after(here) {
                         return Ok(Some(rest));
                     }
                 }
                 Event::Hole { key, at, len } => {
                     let len = usize::try_from(len).expect("a hole lies within a READ");
-                    self.call_mut(key).fill(at, Fill::Zeroes(len));
+                    self.call_mut(key).places.fill(at, Fill::Zeroes(len));
                 }
                 Event::Done { key, outcome } => {
                     let number = self.by_key[key].take().expect("the decoder ends each request once");
