@@ -291,6 +291,11 @@ impl Controller {
         lock(&self.queues).granted.max(1)
     }
 
+    /// Whether only its admin queue is left.
+    pub fn is_alone(&self) -> bool {
+        lock(&self.queues).seats <= 1
+    }
+
     fn take_queue(&self, id: u16) -> Result<u64, Refusal> {
         let mut queues = lock(&self.queues);
         if self.pool.is_none() || id == 0 || id > queues.granted {
