@@ -122,6 +122,7 @@ fn volume() -> VolumeReport {
         columns: 1,
         stripe_unit_bytes: 131_072,
         checksums: true,
+        lba_bytes: 512,
         allocated_bytes: 10_000_000_000,
         single_copy_bytes: 0,
         unavailable_bytes: 0,
@@ -534,6 +535,7 @@ fn requests_are_what_was_typed() {
         copies: None,
         stripe_unit_bytes: Some(65_536),
         checksums: false,
+        lba_bytes: None,
     };
     assert_eq!(create, Request::VolumeCreate(expected));
     let grow = Request::VolumeGrow { volume: "data".into(), size_bytes: 80 << 30 };
@@ -547,6 +549,20 @@ fn requests_are_what_was_typed() {
     assert_eq!(done(&["pool", "scrub"]), Request::PoolScrub { pool: None });
     let import = Request::PoolImport { disks: vec![a.into()], pool: Some("tank".into()), force: false };
     assert_eq!(done(&["pool", "import", "a", "--pool", "tank"]), import);
+}
+
+#[test]
+fn sectors_have_512_bytes_unless_4096_are_asked_for() {
+    let place = Place::new();
+    let asked = place.daemon(well);
+    let typed = |lba: &[&str]| place.run(&[&["volume", "create", "data", "--size", "1GB"], lba].concat());
+    for (lba, wanted) in [(&[][..], None), (&["--lba", "512"], None), (&["--lba", "4096"], Some(4096))] {
+        assert_eq!(typed(lba).code, 0);
+        let Some(Request::VolumeCreate(create)) = asked.lock().unwrap().pop() else { panic!("a volume") };
+        assert_eq!(create.lba_bytes, wanted);
+    }
+    let odd = typed(&["--lba", "520"]);
+    assert!(odd.code == 2 && odd.talk.contains("512 or 4096"), "{}", odd.talk);
 }
 
 #[test]

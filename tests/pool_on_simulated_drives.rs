@@ -73,6 +73,7 @@ impl Rig {
             copies: Some(copies),
             unit: None,
             checksums: true,
+            lba_bytes: None,
         };
         let core = head.core(0).clone();
         self.on(head, async move {

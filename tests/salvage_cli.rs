@@ -99,8 +99,14 @@ async fn fill(core: &Core, disks: &[PathBuf], state: &Path) {
         rebuild_after: drystone::pool::REBUILD_AFTER,
     };
     let pool = pool::open(core, &plan).await.unwrap();
-    let plan =
-        VolumePlan { name: "data".into(), size: ByteLen(SIZE), copies: None, unit: None, checksums: true };
+    let plan = VolumePlan {
+        name: "data".into(),
+        size: ByteLen(SIZE),
+        copies: None,
+        unit: None,
+        checksums: true,
+        lba_bytes: None,
+    };
     let volume = pool.create_volume(core, &plan).await.unwrap();
     let handle = Arc::new(Volume::in_pool(volume)).handle(core);
     put(&handle, 0, 1).await;

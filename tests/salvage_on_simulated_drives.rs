@@ -104,6 +104,7 @@ impl Rig {
             copies: Some(2),
             unit: None,
             checksums: true,
+            lba_bytes: None,
         };
         let pool = self.on(&head, async move {
             pool.create_volume(&core, &plan).await.expect("volume");

@@ -49,6 +49,13 @@ pub const MEMBERS_MAX: usize = 64;
 /// Volumes of one pool.
 pub const VOLUMES_MAX: usize = 4096;
 
+/// The sectors that a volume can have for hosts that count in them, bytes.
+pub const LBA_BYTES: [u32; 2] = [512, 4096];
+pub const LBA_BYTES_DEFAULT: u32 = LBA_BYTES[0];
+
+/// Bytes that a volume keeps of its reservations.
+pub const RESERVATIONS_LEN_MAX: usize = 4096;
+
 /// Openings that a pool remembers, to tell its own history from one that left it.
 pub const LINEAGE_MAX: usize = 1024;
 

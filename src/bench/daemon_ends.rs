@@ -226,6 +226,7 @@ fn scratch_volume(
         copies: Some(copies),
         stripe_unit_bytes: like.map(|v| v.stripe_unit_bytes),
         checksums: like.is_none_or(|v| v.checksums),
+        lba_bytes: like.map(|v| v.lba_bytes),
     })
 }
 
@@ -244,6 +245,7 @@ mod tests {
             columns: 2,
             stripe_unit_bytes: 65536,
             checksums: false,
+            lba_bytes: 512,
             allocated_bytes: 0,
             single_copy_bytes: 0,
             unavailable_bytes: 0,

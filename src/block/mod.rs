@@ -3,6 +3,9 @@
 //! Rank 3. No I/O here.
 
 pub mod places;
+mod reservations;
+
+pub use reservations::{ReservationBytes, ReservationCell, ReservationError};
 
 use crate::base::limits::{BLOCK, CHUNK_MAX};
 use crate::base::units::{ByteLen, Span};

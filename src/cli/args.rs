@@ -1,6 +1,6 @@
 //! What can be typed: the command line's grammar, and the values in it.
 
-use crate::base::limits::{COPIES_MAX, MEMORY_DEFAULT, MEMORY_MIN, NAME_MAX};
+use crate::base::limits::{COPIES_MAX, LBA_BYTES, LBA_BYTES_DEFAULT, MEMORY_DEFAULT, MEMORY_MIN, NAME_MAX};
 use crate::base::size::parse_size;
 use crate::base::units::ByteLen;
 use crate::io::driver::Address;
@@ -232,6 +232,9 @@ pub struct VolumeCreateArgs {
     /// Do not keep checksums: wrong bytes of a drive are not noticed
     #[arg(long)]
     pub no_checksum: bool,
+    /// Bytes of a sector that NVMe hosts see; 512 works everywhere
+    #[arg(long, value_name = "BYTES", default_value_t = LBA_BYTES_DEFAULT, value_parser = parse_lba)]
+    pub lba: u32,
 }
 
 #[derive(Args, Debug)]
@@ -375,6 +378,11 @@ pub fn parse_name(text: &str) -> Result<String, String> {
 fn parse_copies(text: &str) -> Result<u8, String> {
     let copies = text.parse::<u8>().ok().filter(|n| (1..=COPIES_MAX).contains(&usize::from(*n)));
     copies.ok_or_else(|| format!("a number from 1 to {COPIES_MAX}"))
+}
+
+fn parse_lba(text: &str) -> Result<u32, String> {
+    let bytes = text.parse::<u32>().ok().filter(|n| LBA_BYTES.contains(n));
+    bytes.ok_or_else(|| "512 or 4096".to_owned())
 }
 
 fn parse_memory(text: &str) -> Result<ByteLen, String> {

@@ -6,6 +6,7 @@ use super::exit::{Ended, Exit};
 use super::salvage;
 use super::session::Session;
 use super::words::{Side, bytes, count, table};
+use crate::base::limits::LBA_BYTES_DEFAULT;
 use crate::control::api::{Request, VolumeCreate, VolumeReport};
 
 pub fn run(session: &Session, command: &VolumeCommand) -> Result<Exit, Ended> {
@@ -34,6 +35,7 @@ fn create(session: &Session, args: &VolumeCreateArgs) -> Result<(), Ended> {
         copies: args.copies,
         stripe_unit_bytes: args.stripe_unit.map(|unit| unit.0),
         checksums: !args.no_checksum,
+        lba_bytes: Some(args.lba).filter(|bytes| *bytes != LBA_BYTES_DEFAULT),
     }))
 }
 
@@ -104,7 +106,7 @@ fn show_screen(volume: &VolumeReport) -> String {
     };
     format!(
         "{}\npool        {}\nsize        {} ({} B), {} stored\nstate       {}\ncopies      {} on different drives\n\
-         stripes     {} wide, {} on each in turn\nchecksums   {}\nclients     {}\nuuid        {}\n",
+         stripes     {} wide, {} on each in turn\nchecksums   {}\nsectors     {} for NVMe hosts\nclients     {}\nuuid        {}\n",
         volume.name,
         volume.pool,
         bytes(volume.size_bytes),
@@ -115,6 +117,7 @@ fn show_screen(volume: &VolumeReport) -> String {
         width,
         bytes(volume.stripe_unit_bytes),
         if volume.checksums { "on" } else { "off: wrong bytes of a drive are not noticed" },
+        format_args!("{} B", volume.lba_bytes),
         count(usize::try_from(volume.connections).unwrap_or(usize::MAX), "connection"),
         volume.uuid,
     )
@@ -144,6 +147,7 @@ mod tests {
             columns: 3,
             stripe_unit_bytes: 131_072,
             checksums: true,
+            lba_bytes: 512,
             allocated_bytes: 19_000_000_000,
             single_copy_bytes: 0,
             unavailable_bytes: 0,
@@ -178,6 +182,7 @@ old      tank   70.0 GB   19.0 GB        2   1.0 GB on one copy         4
             "{text}"
         );
         assert!(text.contains("stripes     3 drives wide, 131.1 kB on each in turn\n"), "{text}");
+        assert!(text.contains("sectors     512 B for NVMe hosts\n"), "{text}");
         assert!(text.contains("clients     4 connections\n"), "{text}");
     }
 }

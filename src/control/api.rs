@@ -118,6 +118,9 @@ pub struct VolumeCreate {
     pub copies: Option<u8>,
     pub stripe_unit_bytes: Option<u64>,
     pub checksums: bool,
+    /// The sector that NVMe hosts see; none: 512.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lba_bytes: Option<u32>,
 }
 
 /// An answer.
@@ -348,8 +351,15 @@ pub struct VolumeReport {
     pub columns: u32,
     pub stripe_unit_bytes: u64,
     pub checksums: bool,
+    /// The sector that NVMe hosts see.
+    #[serde(default = "lba_bytes_default")]
+    pub lba_bytes: u32,
     pub allocated_bytes: u64,
     pub single_copy_bytes: u64,
     pub unavailable_bytes: u64,
     pub connections: u32,
+}
+
+fn lba_bytes_default() -> u32 {
+    crate::base::limits::LBA_BYTES_DEFAULT
 }

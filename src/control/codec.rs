@@ -102,6 +102,7 @@ mod tests {
             copies: Some(2),
             stripe_unit_bytes: None,
             checksums: true,
+            lba_bytes: None,
         })
     }
 

@@ -245,6 +245,7 @@ mod tests {
     #[test]
     fn a_member_is_refused_with_the_name_of_its_pool() {
         let superblock = Superblock {
+            version: crate::pool::superblock::VERSION,
             pool: uuid::Uuid::from_u128(1),
             pool_name: "barn".into(),
             member: uuid::Uuid::from_u128(2),

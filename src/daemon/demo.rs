@@ -292,6 +292,7 @@ fn volume(name: &str, copies: u8) -> Request {
         copies: Some(copies),
         stripe_unit_bytes: None,
         checksums: true,
+        lba_bytes: None,
     })
 }
 

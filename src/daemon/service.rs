@@ -452,6 +452,7 @@ impl Service {
             copies: create.copies,
             unit: create.stripe_unit_bytes.map(ByteLen),
             checksums: create.checksums,
+            lba_bytes: create.lba_bytes,
         };
         let volume = open.pool.create_volume(&self.core, &plan).await.map_err(|e| pool_failure(&e))?;
         let (size, copies) = (volume.shape.load().size, volume.copies);

@@ -8,7 +8,7 @@ use super::identify::{self, ControllerView, NamespaceView, TRANSFER_MAX, events}
 use super::log_page::{self, Record, RecordKind, id as page};
 use super::subsystem::{self, NAMESPACE_MAX, Namespaces, Subsystem, nqn_of};
 use crate::volume::Volume;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -52,6 +52,9 @@ mod feature {
 const HOST_BEHAVIOR_LEN: u32 = 512;
 const TIMESTAMP_LEN: u32 = 8;
 
+/// Reservation notices that are kept until the host reads them.
+const NOTICES_MAX: usize = 255;
+
 /// Every namespace.
 pub const ALL_NAMESPACES: u32 = u32::MAX;
 
@@ -85,6 +88,9 @@ pub struct Admin {
     keep_alive_ms: u32,
     stored: BTreeMap<u8, u32>,
     reservation_masks: BTreeMap<u32, u32>,
+    /// Namespace and type of what was not read yet, oldest first, and how many there were.
+    notices: VecDeque<(u32, u8)>,
+    notices_seen: u64,
     /// Milliseconds since 1970 that the host said, and when, on our wall clock.
     timestamp: Option<(u64, u64)>,
     host_behavior: Vec<u8>,
@@ -360,7 +366,7 @@ impl Admin {
                 let groups_only = sqe.dword(10) >> 8 & 1 == 1;
                 log_page::ana(&world.namespaces(), world.fabric.catalog.version(), groups_only)
             }
-            page::RESERVATION => vec![0; 64],
+            page::RESERVATION => log_page::reservation(self.notices_seen, &self.notices),
             _ => return Err(Status::INVALID_LOG_PAGE),
         };
         if offset > whole.len() as u64 {
@@ -371,9 +377,26 @@ impl Admin {
             if id == page::CHANGED_NAMESPACES {
                 self.changed.clear();
             }
+            if id == page::RESERVATION && self.notices.pop_front().is_some() {
+                self.notices_seen += 1;
+                if !self.notices.is_empty() {
+                    self.events.raise(Event::Reservation);
+                }
+            }
         }
         let len = usize::try_from(len).map_err(|_| Status::INVALID_FIELD)?;
         exactly(sqe, log_page::part(&whole, offset, len))
+    }
+
+    /// Takes in what happened to reservations, but for what the host masked. Too much unread is not kept.
+    pub fn note_reservations(&mut self, notices: Vec<(u32, u8)>) {
+        for (namespace, kind) in notices {
+            let mask = self.reservation_masks.get(&namespace).copied().unwrap_or(0);
+            if mask >> kind & 1 == 0 && self.notices.len() < NOTICES_MAX {
+                self.notices.push_back((namespace, kind));
+                self.events.raise(Event::Reservation);
+            }
+        }
     }
 
     /// Compares what is exported with what the host was told, and notes events for what is different.
@@ -417,12 +440,7 @@ fn exactly(sqe: &Sqe, data: Vec<u8>) -> Result<Answer, Status> {
 
 fn traffic(world: &World<'_>) -> log_page::Traffic {
     let of_all = world.fabric.controllers_of(world.controller.pool);
-    of_all.iter().map(|c| c.traffic()).fold(log_page::Traffic::default(), |sum, one| log_page::Traffic {
-        reads: sum.reads + one.reads,
-        writes: sum.writes + one.writes,
-        read: sum.read + one.read,
-        written: sum.written + one.written,
-    })
+    of_all.iter().fold(log_page::Traffic::default(), |sum, one| sum.with(&one.traffic()))
 }
 
 fn identify(sqe: &Sqe, world: &World<'_>) -> Result<Answer, Status> {

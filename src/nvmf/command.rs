@@ -19,6 +19,7 @@ impl Status {
     pub const SGL_LENGTH: Status = Status(0x00f);
     pub const SGL_TYPE: Status = Status(0x011);
     pub const SGL_OFFSET: Status = Status(0x016);
+    pub const HOST_ID_FORMAT: Status = Status(0x018);
     pub const WRITE_PROTECTED: Status = Status(0x020);
     pub const INTERRUPTED: Status = Status(0x021);
     pub const TRANSIENT_TRANSPORT: Status = Status(0x022);

@@ -12,6 +12,7 @@
 mod execute;
 mod handshake;
 mod receive;
+mod reserve;
 
 pub use handshake::{Opened, open};
 
@@ -19,8 +20,9 @@ use super::admin::{Admin, World};
 use super::command::{Cqe, Sqe, Status};
 use super::controller::{Fabric, Seat};
 use super::io_command::{Action, Extent};
-use super::pdu::{Digests, Fatal, SHORT_LEN, emit_response, emit_termination};
+use super::pdu::{Digests, Fatal, SHORT_LEN, ShortHead, emit_response, emit_termination};
 use super::qpair::Progress;
+use super::reservation::Reservations;
 use super::subsystem::Subsystem;
 use crate::io::buf::BufMut;
 use crate::io::time::Instant;
@@ -102,6 +104,8 @@ struct Transfer {
 struct Known {
     version: Option<u64>,
     handles: BTreeMap<u32, Handle>,
+    /// The reservations of namespaces, and the versions of the bytes that they were read from.
+    reservations: BTreeMap<u32, (u64, Reservations)>,
 }
 
 /// A queue pair at work.
@@ -191,11 +195,13 @@ impl Session {
 
     /// Tells the host what changes.
     async fn announce(&self, admin: &RefCell<Admin>) {
+        let controller = &self.seat.controller;
         loop {
-            let changed = self.fabric.catalog.changed();
+            let (catalog, notices) = (self.fabric.catalog.changed(), controller.changed());
             admin.borrow_mut().look_for_changes(&self.world());
+            admin.borrow_mut().note_reservations(controller.take_notices());
             self.tell_events(admin);
-            changed.await;
+            select(catalog, notices).await;
         }
     }
 
@@ -270,10 +276,10 @@ impl Session {
         let core = self.link.core();
         let namespaces = subsystem.map(|s| s.namespaces).unwrap_or_default();
         let handles = namespaces.into_iter().map(|(number, volume)| (number, volume.handle(core))).collect();
-        *self.known.borrow_mut() = Known { version, handles };
+        *self.known.borrow_mut() = Known { version, handles, reservations: BTreeMap::new() };
     }
 
-    fn completion(&self, id: u16, ended: Result<u64, (Status, bool)>) -> Vec<u8> {
+    fn completion(&self, id: u16, ended: Result<u64, (Status, bool)>) -> ShortHead {
         let queue_head = if self.queue.no_flow_control { u16::MAX } else { self.taken.get() };
         let (result, status, no_retry) = match ended {
             Ok(result) => (result, Status::SUCCESS, false),

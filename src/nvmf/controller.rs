@@ -12,11 +12,11 @@ use super::fabrics::{CONTROLLER_MAX, Connect, HostName, QUEUES_MAX, Refusal, fie
 use super::log_page::Traffic;
 use super::subsystem::{DISCOVERY_NQN, pool_of};
 use crate::io::time::Instant;
-use crate::reactor::sync::{WaitList, lock};
+use crate::reactor::sync::{Ticket, WaitList, lock};
 use crate::volume::catalog::Catalog;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex};
 use uuid::Uuid;
 
@@ -50,7 +50,16 @@ pub struct Controller {
     queues: Mutex<Queues>,
     changed: WaitList,
     heard_ns: AtomicU64,
-    traffic: Mutex<Vec<Arc<QueueTraffic>>>,
+    traffic: Mutex<Flow>,
+    /// Reservation notices that its admin queue has not seen: namespace and type (log page 80h).
+    notices: Mutex<Vec<(u32, u8)>>,
+}
+
+/// The traffic of a controller: of its queues, and of those that have ended.
+#[derive(Default)]
+struct Flow {
+    queues: Vec<Arc<QueueTraffic>>,
+    past: Traffic,
 }
 
 #[derive(Default)]
@@ -73,6 +82,36 @@ pub struct QueueTraffic {
     pub writes: AtomicU64,
     pub read: AtomicU64,
     pub written: AtomicU64,
+    /// Commands that reservations let pass, and those of them that have ended.
+    pub admitted: AtomicU64,
+    pub ended: AtomicU64,
+}
+
+impl QueueTraffic {
+    /// A command is about to look at reservations. Who changes them sees it, or it sees the change.
+    pub fn admit(&self) {
+        self.admitted.fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+    }
+
+    pub fn end(&self) {
+        self.ended.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn sum(&self) -> Traffic {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Traffic {
+            reads: of(&self.reads),
+            writes: of(&self.writes),
+            read: of(&self.read),
+            written: of(&self.written),
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        let ended = self.ended.load(Ordering::SeqCst);
+        self.admitted.load(Ordering::SeqCst) == ended
+    }
 }
 
 /// A queue's place in its controller, until its connection has ended and nothing of it runs.
@@ -138,6 +177,7 @@ impl Fabric {
             changed: WaitList::default(),
             heard_ns: AtomicU64::new(now.as_ns()),
             traffic: Mutex::default(),
+            notices: Mutex::default(),
         });
         registry.controllers.insert(id, controller.clone());
         Ok((self.seat(&controller, 0, 0), controller))
@@ -165,7 +205,7 @@ impl Fabric {
 
     fn seat(self: &Arc<Fabric>, controller: &Arc<Controller>, queue: u16, term: u64) -> Seat {
         let traffic: Arc<QueueTraffic> = Arc::default();
-        lock(&controller.traffic).push(traffic.clone());
+        lock(&controller.traffic).queues.push(traffic.clone());
         Seat { controller: controller.clone(), traffic, fabric: self.clone(), queue, term }
     }
 
@@ -177,7 +217,7 @@ impl Fabric {
     }
 
     /// Ends when a queue has ended after this call.
-    pub fn queue_ended(&self) -> crate::reactor::sync::Ticket<'_> {
+    pub fn queue_ended(&self) -> Ticket<'_> {
         self.ended.ticket()
     }
 
@@ -189,6 +229,12 @@ impl Fabric {
         }
         drop(registry);
         controller.close();
+    }
+
+    /// The controllers of a pool's subsystem, and closed ones of which something still runs.
+    pub fn controllers_and_leftovers_of(&self, pool: Option<Uuid>) -> Vec<Arc<Controller>> {
+        let registry = lock(&self.registry);
+        registry.controllers.values().chain(&registry.leaving).filter(|c| c.pool == pool).cloned().collect()
     }
 
     /// The controllers of a pool's subsystem, by number.
@@ -269,17 +315,31 @@ impl Controller {
         Instant::from_ns(self.heard_ns.load(Ordering::Relaxed))
     }
 
+    /// Whether none of its commands runs that reservations let pass before this call.
+    pub fn is_idle(&self) -> bool {
+        fence(Ordering::SeqCst);
+        lock(&self.traffic).queues.iter().all(|queue| queue.is_idle())
+    }
+
+    /// Has its admin queue tell something about reservations.
+    pub fn notify(&self, namespace: u32, kind: u8) {
+        lock(&self.notices).push((namespace, kind));
+        self.changed.wake_all();
+    }
+
+    pub fn take_notices(&self) -> Vec<(u32, u8)> {
+        std::mem::take(&mut *lock(&self.notices))
+    }
+
+    /// Ends when there may be notices, or the controller changes otherwise.
+    pub fn changed(&self) -> Ticket<'_> {
+        self.changed.ticket()
+    }
+
     /// What its queues read and wrote.
     pub fn traffic(&self) -> Traffic {
-        let mut sum = Traffic::default();
-        for queue in lock(&self.traffic).iter() {
-            let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-            sum.reads += of(&queue.reads);
-            sum.writes += of(&queue.writes);
-            sum.read += of(&queue.read);
-            sum.written += of(&queue.written);
-        }
-        sum
+        let flow = lock(&self.traffic);
+        flow.queues.iter().fold(flow.past, |sum, queue| sum.with(&queue.sum()))
     }
 }
 
@@ -304,6 +364,11 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        {
+            let mut flow = lock(&self.controller.traffic);
+            flow.queues.retain(|queue| !Arc::ptr_eq(queue, &self.traffic));
+            flow.past = flow.past.with(&self.traffic.sum());
+        }
         let mut registry = lock(&self.fabric.registry);
         if self.queue == 0 && registry.controllers.remove(&self.controller.id).is_some() {
             registry.leaving.push(self.controller.clone());

@@ -2,6 +2,7 @@
 
 use super::command::{Sqe, Status};
 use super::identify::TRANSFER_MAX;
+use super::reservation::Access;
 use crate::base::units::Span;
 use crate::block::{WriteFlags, ZeroFlags};
 use smallvec::SmallVec;
@@ -101,6 +102,15 @@ impl Action {
             | Action::Zero { .. }
             | Action::Flush
             | Action::ReportReservations { .. } => 0,
+        }
+    }
+
+    /// What reservations may forbid of it.
+    pub fn access(&self) -> Option<Access> {
+        match self {
+            Action::Read { .. } | Action::Compare { .. } | Action::Verify { .. } => Some(Access::Read),
+            Action::Write { .. } | Action::Zero { .. } | Action::Deallocate { .. } => Some(Access::Write),
+            Action::Flush | Action::Reserve { .. } | Action::ReportReservations { .. } => None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::identify::ANA_GROUP;
 use super::subsystem::{DISCOVERY_NQN, Namespaces};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 /// The pages that there are.
@@ -32,6 +32,17 @@ pub struct Traffic {
     /// Bytes.
     pub read: u64,
     pub written: u64,
+}
+
+impl Traffic {
+    pub fn with(self, other: &Traffic) -> Traffic {
+        Traffic {
+            reads: self.reads + other.reads,
+            writes: self.writes + other.writes,
+            read: self.read + other.read,
+            written: self.written + other.written,
+        }
+    }
 }
 
 /// A part of a page, from an offset on; zeroes behind its end.
@@ -115,6 +126,19 @@ pub fn ana(namespaces: &Namespaces, change: u64, groups_only: bool) -> Vec<u8> {
     page
 }
 
+/// Reservation notification (80h): the oldest that was not read, of namespace and type; `before` were read. All zeroes
+/// if there is none.
+pub fn reservation(before: u64, notices: &VecDeque<(u32, u8)>) -> Vec<u8> {
+    let mut page = vec![0; 64];
+    if let Some((namespace, kind)) = notices.front() {
+        page[..8].copy_from_slice(&(before + 1).to_le_bytes());
+        page[8] = *kind;
+        page[9] = u8::try_from(notices.len() - 1).unwrap_or(u8::MAX);
+        page[12..16].copy_from_slice(&namespace.to_le_bytes());
+    }
+    page
+}
+
 /// Where a subsystem can be had.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Record {
@@ -189,6 +213,13 @@ mod tests {
         assert_eq!((few[..9].to_vec(), few.len()), (vec![2, 0, 0, 0, 7, 0, 0, 0, 0], 4096));
         let many = changed_namespaces(&(1..=1025).collect());
         assert_eq!((many[..5].to_vec(), many.len()), (vec![255, 255, 255, 255, 0], 4096));
+    }
+
+    #[test]
+    fn the_oldest_notice_comes_first() {
+        assert_eq!(reservation(7, &VecDeque::new()), [0; 64]);
+        let page = reservation(7, &[(3, 2), (4, 1)].into());
+        assert_eq!(page[..16], [8, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 3, 0, 0, 0]);
     }
 
     #[test]

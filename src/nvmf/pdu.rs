@@ -293,8 +293,8 @@ impl Frame {
     }
 }
 
-/// Starts a PDU: the common header, for `data_len` bytes of data behind the header.
-fn common(kind: Kind, flags: u8, digests: Digests, data_len: u32) -> Writer {
+/// The common header of a PDU with `data_len` bytes of data behind its header.
+fn common(kind: Kind, flags: u8, digests: Digests, data_len: u32) -> [u8; COMMON_LEN] {
     let with_header = kind.has_header_digest(digests);
     let with_data = kind.has_data_digest(digests) && data_len > 0;
     let start = kind.header_len() + if with_header { DIGEST_LEN } else { 0 };
@@ -304,9 +304,15 @@ fn common(kind: Kind, flags: u8, digests: Digests, data_len: u32) -> Writer {
     let narrow = |len: usize| u8::try_from(len).expect("headers are below 256 bytes");
     let whole =
         u32::try_from(start + tail).expect("small").checked_add(data_len).expect("data is below 4 GiB");
+    let [a, b, c, d] = whole.to_le_bytes();
+    let data_at = if data_len > 0 { narrow(start) } else { 0 };
+    [kind.number(), flags, narrow(kind.header_len()), data_at, a, b, c, d]
+}
+
+/// Starts a header that is put together piece by piece.
+fn begin(kind: Kind, digests: Digests, data_len: u32) -> Writer {
     let mut w = Writer::new();
-    w.u8(kind.number()).u8(flags).u8(narrow(kind.header_len()));
-    w.u8(if data_len > 0 { narrow(start) } else { 0 }).u32(whole);
+    w.bytes(&common(kind, 0, digests, data_len));
     w
 }
 
@@ -356,7 +362,7 @@ impl IcReq {
     }
 
     pub fn emit(&self) -> Vec<u8> {
-        let mut w = common(Kind::IcReq, 0, Digests::default(), 0);
+        let mut w = begin(Kind::IcReq, Digests::default(), 0);
         w.u16(0).u8(self.alignment).u8(self.digests.bits()).u32(self.r2t_max);
         seal(Kind::IcReq, w, Digests::default())
     }
@@ -386,7 +392,7 @@ impl IcResp {
     }
 
     pub fn emit(&self) -> Vec<u8> {
-        let mut w = common(Kind::IcResp, 0, Digests::default(), 0);
+        let mut w = begin(Kind::IcResp, Digests::default(), 0);
         w.u16(0).u8(self.alignment).u8(self.digests.bits()).u32(self.data_max);
         seal(Kind::IcResp, w, Digests::default())
     }
@@ -414,42 +420,79 @@ impl Transfer {
         Transfer { command: u16_at(8), tag: u16_at(10), offset: u32_at(12), len: u32_at(16) }
     }
 
-    fn emit(&self, kind: Kind, flags: u8, digests: Digests, data_len: u32) -> Vec<u8> {
-        let mut w = common(kind, flags, digests, data_len);
-        w.u16(self.command).u16(self.tag).u32(self.offset).u32(self.len);
-        seal(kind, w, digests)
+    fn emit(&self, kind: Kind, flags: u8, digests: Digests, data_len: u32) -> ShortHead {
+        let mut body = [0; SHORT_LEN - COMMON_LEN];
+        body[..2].copy_from_slice(&self.command.to_le_bytes());
+        body[2..4].copy_from_slice(&self.tag.to_le_bytes());
+        body[4..8].copy_from_slice(&self.offset.to_le_bytes());
+        body[8..12].copy_from_slice(&self.len.to_le_bytes());
+        ShortHead::new(kind, flags, digests, data_len, &body)
     }
 
     /// The head of an R2T: as a whole, since it has no data.
-    pub fn emit_r2t(&self, digests: Digests) -> Vec<u8> {
+    pub fn emit_r2t(&self, digests: Digests) -> ShortHead {
         self.emit(Kind::R2t, 0, digests, 0)
     }
 
     /// The head of an H2CData PDU; the data and its digest follow.
-    pub fn emit_h2c(&self, last: bool, digests: Digests) -> Vec<u8> {
+    pub fn emit_h2c(&self, last: bool, digests: Digests) -> ShortHead {
         self.emit(Kind::H2cData, if last { flag::LAST } else { 0 }, digests, self.len)
     }
 
     /// The head of a C2HData PDU; the data and its digest follow. `success`: no response follows the last one.
-    pub fn emit_c2h(&self, last: bool, success: bool, digests: Digests) -> Vec<u8> {
+    pub fn emit_c2h(&self, last: bool, success: bool, digests: Digests) -> ShortHead {
         let last_flag = if last { flag::LAST } else { 0 };
         let flags = if last && success { last_flag | flag::SUCCESS } else { last_flag };
         self.emit(Kind::C2hData, flags, digests, self.len)
     }
 }
 
+/// A header of 24 bytes, with its digest if there is one: what goes with every request, made without an allocation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ShortHead {
+    bytes: [u8; SHORT_LEN + DIGEST_LEN],
+    len: usize,
+}
+
+impl ShortHead {
+    fn new(
+        kind: Kind,
+        flags: u8,
+        digests: Digests,
+        data_len: u32,
+        body: &[u8; SHORT_LEN - COMMON_LEN],
+    ) -> ShortHead {
+        let mut bytes = [0; SHORT_LEN + DIGEST_LEN];
+        bytes[..COMMON_LEN].copy_from_slice(&common(kind, flags, digests, data_len));
+        bytes[COMMON_LEN..SHORT_LEN].copy_from_slice(body);
+        let mut len = SHORT_LEN;
+        if kind.has_header_digest(digests) {
+            let sum = digest(&bytes[..SHORT_LEN]);
+            bytes[SHORT_LEN..].copy_from_slice(&sum);
+            len += DIGEST_LEN;
+        }
+        ShortHead { bytes, len }
+    }
+}
+
+impl std::ops::Deref for ShortHead {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
 /// The head of a command capsule; its data and their digest follow.
 pub fn emit_capsule(sqe: &[u8; SQE_LEN], data_len: u32, digests: Digests) -> Vec<u8> {
-    let mut w = common(Kind::CapsuleCmd, 0, digests, data_len);
+    let mut w = begin(Kind::CapsuleCmd, digests, data_len);
     w.bytes(sqe);
     seal(Kind::CapsuleCmd, w, digests)
 }
 
 /// A response capsule.
-pub fn emit_response(cqe: &[u8; CQE_LEN], digests: Digests) -> Vec<u8> {
-    let mut w = common(Kind::CapsuleResp, 0, digests, 0);
-    w.bytes(cqe);
-    seal(Kind::CapsuleResp, w, digests)
+pub fn emit_response(cqe: &[u8; CQE_LEN], digests: Digests) -> ShortHead {
+    ShortHead::new(Kind::CapsuleResp, 0, digests, 0, cqe)
 }
 
 /// A controller's termination request, with the start of the PDU that is to blame. Hosts with header digests wait for
@@ -458,7 +501,7 @@ pub fn emit_termination(why: Fatal, offending: &[u8]) -> Vec<u8> {
     let excerpt = &offending[..offending.len().min(EXCERPT_MAX)];
     let padded = excerpt.len().max(COMMON_LEN);
     let (status, info) = why.numbers();
-    let mut w = common(Kind::C2hTerm, 0, Digests::default(), u32::try_from(padded).expect("128 at most"));
+    let mut w = begin(Kind::C2hTerm, Digests::default(), u32::try_from(padded).expect("128 at most"));
     w.u16(status).u32(info);
     let mut bytes = seal(Kind::C2hTerm, w, Digests::default());
     bytes.extend_from_slice(excerpt);

@@ -11,7 +11,7 @@ use super::record::{Header, Kind};
 use super::scrub::EVERY_DEFAULT_S;
 use super::state::{Absence, MemberRecord, MemberState, Scrubs, State};
 use super::state_codec::emit_state;
-use super::superblock::Superblock;
+use super::superblock::{Superblock, VERSION};
 use crate::base::limits::{BLOCK, CHUNK_MAX, EXTENT_MAX, EXTENT_MIN, MEMBERS_MAX, NAME_MAX};
 use crate::base::units::{ByteLen, ByteOffset, MemberId};
 use crate::disk::{Disk, Patience};
@@ -139,6 +139,7 @@ async fn format(core: &Core, plan: &CreatePlan, disks: &[(Disk, String)]) -> Res
     }
     for (i, (disk, _)) in disks.iter().enumerate() {
         let superblock = Superblock {
+            version: VERSION,
             pool,
             pool_name: plan.name.clone(),
             member: members[i],

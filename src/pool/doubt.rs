@@ -47,6 +47,7 @@ fn place_of(change: &Change) -> Option<(VolumeId, Option<SlotIndex>)> {
         | Change::VolumeCreated { .. }
         | Change::VolumeGrown { .. }
         | Change::VolumeRenamed { .. }
+        | Change::VolumeReserved { .. }
         | Change::SlotAllocated { .. }
         | Change::Scrubbed { .. } => None,
     }

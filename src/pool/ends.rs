@@ -1,12 +1,13 @@
-//! The two superblocks at the ends of a member: what it tells that the back one is gone, and writing them again.
+//! The two superblocks at the ends of a member: what it tells that the back one is gone, and writing them again, also as
+//! those of a newer version.
 //!
 //! A file that was cut short and made longer again, or a drive whose end was overwritten, has zeros or something else
 //! where the back superblock was. What lay before it may be gone too, without a read error that would show it: such a
 //! member counts as having nothing.
 
 use super::planted::{Planted, is_planted};
-use super::superblock::Superblock;
-use super::survey::{SuperblockFlaw, superblocks};
+use super::superblock::{Superblock, VERSION};
+use super::survey::{SuperblockFlaw, SuperblockFound, superblocks};
 use crate::disk::{Disk, Patience};
 use crate::reactor::Core;
 
@@ -23,6 +24,10 @@ pub async fn is_hollow(core: &Core, disk: &Disk) -> bool {
 
 /// Writes a superblock again that is not sound, from the other one. For a member that is hollow not before that is
 /// committed. What fails here is tried again by the next opening.
+///
+/// Superblocks of an older version are written as those of this one, so that a program that knows only the older one
+/// refuses the member instead of misreading what is committed from now on. Called before anything can be committed that
+/// the older one does not know.
 pub async fn mend(core: &Core, disk: &Disk) {
     let found = superblocks(core, disk).await;
     let Some(sound) = found.iter().find_map(|s| s.content.as_ref().ok()).cloned() else { return };
@@ -30,18 +35,21 @@ pub async fn mend(core: &Core, disk: &Disk) {
     if disk.size(core).await.is_ok_and(|size| size < sound.size) {
         return;
     }
-    for superblock in found.iter().filter(|s| is_mendable(s.content.as_ref().err())) {
+    let wanted = Superblock { version: VERSION, ..sound };
+    // One after the other, the back one first as in a creation: a write that is cut off leaves the other one sound.
+    for superblock in found.iter().rev().filter(|s| is_mendable(s)) {
         tracing::warn!(disk = %disk.path().display(), at = superblock.at.0, "a superblock is written again");
-        let bytes = core.buffers().copy_of(&Superblock::emit(&sound, superblock.at)).freeze();
-        let _ = disk.write(core, superblock.at, bytes, true, Patience::Opening).await;
+        let bytes = core.buffers().copy_of(&wanted.emit(superblock.at)).freeze();
+        if disk.write(core, superblock.at, bytes, true, Patience::Opening).await.is_err() {
+            return;
+        }
     }
 }
 
-fn is_mendable(flaw: Option<&SuperblockFlaw>) -> bool {
-    match flaw {
-        Some(SuperblockFlaw::Absent | SuperblockFlaw::Damaged | SuperblockFlaw::Unreadable(_)) => true,
-        Some(SuperblockFlaw::Version(_) | SuperblockFlaw::Features(_) | SuperblockFlaw::BeyondEnd) | None => {
-            false
-        }
+fn is_mendable(found: &SuperblockFound) -> bool {
+    match &found.content {
+        Ok(superblock) => superblock.version < VERSION,
+        Err(SuperblockFlaw::Absent | SuperblockFlaw::Damaged | SuperblockFlaw::Unreadable(_)) => true,
+        Err(SuperblockFlaw::Version(_) | SuperblockFlaw::Features(_) | SuperblockFlaw::BeyondEnd) => false,
     }
 }

@@ -22,7 +22,7 @@ use crate::base::units::MemberId;
 use crate::block::Status;
 use crate::disk::{Patience, in_words};
 use crate::reactor::Core;
-use crate::reactor::sync::lock;
+use crate::reactor::sync::{lock, yield_now};
 use futures_util::future::join_all;
 use nix::errno::Errno;
 use std::sync::Arc;
@@ -72,6 +72,8 @@ async fn save_all(volume: &PoolVolume, core: &Core, regions: &[Arc<Region>]) -> 
             // Who frees a slot holds all of it.
             drop(region.hold(0..volume.pool.region_blocks(), false).await);
         }
+        // Should it still look as if it were being freed, the core is not lost.
+        yield_now().await;
         left = save_some(volume, core, &left).await?;
     }
     Ok(())

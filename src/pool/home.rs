@@ -18,6 +18,7 @@ use super::redundancy::mirror::{Copies, Copy};
 use super::redundancy::stripe::Geometry;
 use super::region::Placement;
 use super::replay::replay;
+use super::reservations::SetReservations;
 use super::returning::{Back, returned};
 use super::shared::Shared;
 use super::state::{Absence, Change, FreeExtents, MemberState, Rank, Scrubs, State, VolumeRecord};
@@ -25,7 +26,7 @@ use super::volume::PoolVolume;
 use super::votes::{LOG_FULL, Votes};
 use crate::base::limits::DIRTY_REGIONS_MAX;
 use crate::base::units::{ByteLen, MemberId, SlotIndex, Span, VolumeId};
-use crate::block::Status;
+use crate::block::{ReservationError, Status};
 use crate::disk::{Patience, in_words};
 use crate::reactor::Core;
 use crate::reactor::mailbox::Receiver;
@@ -71,6 +72,10 @@ pub enum HomeRequest {
     MemberSynced {
         member: Arc<Member>,
         answer: Answer<Result<(), PoolError>>,
+    },
+    SetReservations {
+        set: SetReservations,
+        answer: Answer<Result<(), ReservationError>>,
     },
     Change {
         change: VolumeChange,
@@ -135,21 +140,22 @@ pub struct Home {
 }
 
 /// A decided request that waits for its commit.
-enum Decided {
+pub enum Decided {
     Placed { volume: VolumeId, slot: SlotIndex, answer: Answer<Result<Placement, Status>> },
     Freed { copies: Copies, answer: Answer<Result<(), Status>> },
     Changed { freed: Vec<Copy>, answer: Answer<Result<(), PoolError>> },
     Reserved { reserved: Result<Copy, Stuck>, answer: Answer<Result<Copy, Stuck>> },
     Unreserved { answer: Answer<()> },
+    ReservationsSet { set: SetReservations, answer: Answer<Result<(), ReservationError>> },
 }
 
 /// What a batch of requests amounts to.
-struct Batch {
-    state: State,
+pub struct Batch {
+    pub state: State,
     free: FreeExtents,
     reserved: Vec<Copy>,
     changes: Vec<Change>,
-    decided: Vec<Decided>,
+    pub decided: Vec<Decided>,
     sequence: u64,
 }
 
@@ -232,6 +238,10 @@ impl Home {
                 Ok(freed) => batch.decided.push(Decided::Changed { freed, answer }),
                 Err(error) => answer.send(Err(error)),
             },
+            HomeRequest::SetReservations { set, answer } => match batch.set_reservations(&self.pool, &set) {
+                Ok(()) => batch.decided.push(Decided::ReservationsSet { set, answer }),
+                Err(error) => answer.send(Err(error)),
+            },
             HomeRequest::Scrubbed { scrubs, answer } => {
                 batch.apply(Change::Scrubbed { scrubs });
                 batch.decided.push(Decided::Changed { freed: Vec::new(), answer });
@@ -284,7 +294,10 @@ impl Home {
         let copies = decided.iter().flat_map(|entry| match entry {
             Decided::Freed { copies, .. } => &copies[..],
             Decided::Changed { freed, .. } => &freed[..],
-            Decided::Placed { .. } | Decided::Reserved { .. } | Decided::Unreserved { .. } => &[],
+            Decided::Placed { .. }
+            | Decided::Reserved { .. }
+            | Decided::Unreserved { .. }
+            | Decided::ReservationsSet { .. } => &[],
         });
         let mut copies: Vec<Copy> = copies.copied().collect();
         copies.sort_unstable();
@@ -307,6 +320,7 @@ impl Home {
             Decided::Changed { answer, .. } => answer.send(Ok(())),
             Decided::Reserved { reserved, answer } => answer.send(reserved),
             Decided::Unreserved { answer } => answer.send(()),
+            Decided::ReservationsSet { set, answer } => answer.send(self.pool.publish_reservations(set)),
         }
     }
 
@@ -586,11 +600,12 @@ fn refuse(decided: Decided, full: bool) {
         Decided::Changed { answer, .. } => answer.send(Err(PoolError::Frozen)),
         Decided::Reserved { answer, .. } => answer.send(Err(Stuck::Failed)),
         Decided::Unreserved { answer } => answer.send(()),
+        Decided::ReservationsSet { answer, .. } => answer.send(Err(status.into())),
     }
 }
 
 impl Batch {
-    fn apply(&mut self, change: Change) {
+    pub fn apply(&mut self, change: Change) {
         self.state.apply(self.sequence, &change).expect("decided against this very state");
         self.changes.push(change);
     }

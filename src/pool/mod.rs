@@ -38,6 +38,7 @@ pub mod region;
 pub mod region_block;
 pub mod replay;
 pub mod report;
+mod reservations;
 mod resync;
 mod returning;
 pub mod salvage;
@@ -61,8 +62,8 @@ pub use rebuild::DELAY_DEFAULT as REBUILD_AFTER;
 pub use volume::PoolVolume;
 
 use crate::base::limits::{
-    COLUMNS_MAX, COPIES_MAX, STRIPE_UNIT_DEFAULT, STRIPE_UNIT_MAX, STRIPE_UNIT_MIN, VOLUME_SIZE_MAX,
-    VOLUMES_MAX,
+    COLUMNS_MAX, COPIES_MAX, LBA_BYTES, LBA_BYTES_DEFAULT, STRIPE_UNIT_DEFAULT, STRIPE_UNIT_MAX,
+    STRIPE_UNIT_MIN, VOLUME_SIZE_MAX, VOLUMES_MAX,
 };
 use crate::base::units::{ByteLen, round_up};
 use crate::disk::Disk;
@@ -93,6 +94,8 @@ pub struct VolumePlan {
     pub copies: Option<u8>,
     pub unit: Option<ByteLen>,
     pub checksums: bool,
+    /// The sector for hosts that count in sectors, bytes. None: 512.
+    pub lba_bytes: Option<u32>,
 }
 
 impl Pool {
@@ -228,6 +231,8 @@ impl Pool {
             copies,
             unit,
             checksums: plan.checksums,
+            lba_bytes: check_lba(plan.lba_bytes)?,
+            reservations: Arc::default(),
             segments: geometry.segments,
             slots: BTreeMap::new(),
         })
@@ -253,6 +258,13 @@ fn check_size(size: ByteLen) -> Result<ByteLen, PoolError> {
         return Err(PoolError::Invalid("a volume has 1 byte to 8 EiB".to_owned()));
     }
     Ok(ByteLen(round_up(size.0, crate::base::limits::BLOCK)))
+}
+
+fn check_lba(asked: Option<u32>) -> Result<u32, PoolError> {
+    match asked.unwrap_or(LBA_BYTES_DEFAULT) {
+        bytes if LBA_BYTES.contains(&bytes) => Ok(bytes),
+        other => Err(PoolError::Invalid(format!("a sector has 512 or 4096 bytes, not {other}"))),
+    }
 }
 
 fn check_slots(size: ByteLen, extent: ByteLen) -> Result<(), PoolError> {

@@ -75,6 +75,7 @@ pub struct VolumeFacts {
     pub columns: u32,
     pub unit: ByteLen,
     pub checksums: bool,
+    pub lba_bytes: u32,
     pub allocated: ByteLen,
     /// Allocated bytes with fewer readable copies than promised; with exactly one; with none.
     pub below_promise: ByteLen,
@@ -196,6 +197,7 @@ impl Pool {
             columns: volume.segments.iter().map(|s| s.columns).max().unwrap_or(1),
             unit: volume.unit,
             checksums: volume.checksums,
+            lba_bytes: volume.lba_bytes,
             allocated: bytes(volume.slots.len()),
             below_promise: bytes(below),
             single_copy: bytes(single),

@@ -9,6 +9,7 @@ use super::verdict::Findings;
 use crate::base::limits::LINEAGE_MAX;
 use crate::base::units::{ByteLen, ExtentIndex, MemberId, SlotIndex, VolumeId};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// What is known of a member. The transitions are in `lifecycle`.
@@ -80,6 +81,10 @@ pub struct VolumeRecord {
     pub copies: u8,
     pub unit: ByteLen,
     pub checksums: bool,
+    /// The sector that hosts see which count in sectors, bytes.
+    pub lba_bytes: u32,
+    /// Who may use it, as a protocol wrote it down; empty where nothing is to be kept.
+    pub reservations: Arc<[u8]>,
     pub segments: Vec<Segment>,
     pub slots: BTreeMap<SlotIndex, SlotRecord>,
 }
@@ -199,6 +204,10 @@ pub enum Change {
     VolumeDestroyed {
         id: VolumeId,
     },
+    VolumeReserved {
+        id: VolumeId,
+        reservations: Arc<[u8]>,
+    },
     SlotAllocated {
         id: VolumeId,
         slot: SlotIndex,
@@ -263,6 +272,9 @@ impl State {
             Change::VolumeRenamed { id, name } => self.volume_mut(*id)?.name.clone_from(name),
             Change::VolumeDestroyed { id } => {
                 self.volumes.remove(id).ok_or(Contradiction)?;
+            }
+            Change::VolumeReserved { id, reservations } => {
+                self.volume_mut(*id)?.reservations = reservations.clone();
             }
             Change::SlotAllocated { id, slot, copies } => {
                 self.check_copies(copies)?;

@@ -9,17 +9,22 @@ use super::state::{
 use super::verdict::Findings;
 use crate::base::codec::{Malformed, Reader, Writer};
 use crate::base::limits::{
-    COLUMNS_MAX, COPIES_MAX, EXTENT_MAX, EXTENT_MIN, LINEAGE_MAX, MEMBERS_MAX, NAME_MAX, STRIPE_UNIT_MAX,
-    STRIPE_UNIT_MIN, VOLUME_SIZE_MAX, VOLUMES_MAX,
+    COLUMNS_MAX, COPIES_MAX, EXTENT_MAX, EXTENT_MIN, LBA_BYTES, LBA_BYTES_DEFAULT, LINEAGE_MAX, MEMBERS_MAX,
+    NAME_MAX, RESERVATIONS_LEN_MAX, STRIPE_UNIT_MAX, STRIPE_UNIT_MIN, VOLUME_SIZE_MAX, VOLUMES_MAX,
 };
 use crate::base::units::{ByteLen, ExtentIndex, MemberId, SlotIndex, VolumeId};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The bytes a member's last known name may have.
 const MEMBER_NAME_MAX: usize = 255;
 
 /// The only scheme so far: stripes of mirrored slots. Others are reserved (parity).
 const SCHEME_MIRROR: u8 = 0;
+
+/// The same for a volume with other sectors than the default, or with reservations: those follow its fields. Since
+/// version 4; all other volumes are written as in version 3.
+const SCHEME_MIRROR_ATTRIBUTES: u8 = 1;
 
 pub fn emit_state(state: &State) -> Vec<u8> {
     let mut w = Writer::new();
@@ -147,6 +152,11 @@ fn emit_change(w: &mut Writer, change: &Change) {
             emit_scrubs(w, scrubs);
             w
         }
+        Change::VolumeReserved { id, reservations } => {
+            w.u8(13).u32(id.0);
+            emit_reservations(w, reservations);
+            w
+        }
     };
 }
 
@@ -176,6 +186,7 @@ fn parse_change(r: &mut Reader) -> Result<Change, Malformed> {
             Change::SlotMoved { id: VolumeId(r.u32()?), slot: SlotIndex(r.u32()?), copies: parse_copies(r)? }
         }
         12 => Change::Scrubbed { scrubs: parse_scrubs(r)? },
+        13 => Change::VolumeReserved { id: VolumeId(r.u32()?), reservations: parse_reservations(r)? },
         _ => return Err(Malformed),
     })
 }
@@ -218,8 +229,14 @@ fn parse_scrub_run(r: &mut Reader) -> Result<ScrubRun, Malformed> {
 }
 
 fn emit_volume(w: &mut Writer, volume: &VolumeRecord) {
-    w.u8(SCHEME_MIRROR).uuid(volume.uuid).string(&volume.name).u64(volume.size.0).u8(volume.copies);
+    let attributes = volume.lba_bytes != LBA_BYTES_DEFAULT || !volume.reservations.is_empty();
+    w.u8(if attributes { SCHEME_MIRROR_ATTRIBUTES } else { SCHEME_MIRROR });
+    w.uuid(volume.uuid).string(&volume.name).u64(volume.size.0).u8(volume.copies);
     w.u64(volume.unit.0).bool(volume.checksums);
+    if attributes {
+        w.u32(volume.lba_bytes);
+        emit_reservations(w, &volume.reservations);
+    }
     emit_segments(w, &volume.segments);
     w.u32(count(volume.slots.len()));
     for (slot, record) in &volume.slots {
@@ -229,7 +246,11 @@ fn emit_volume(w: &mut Writer, volume: &VolumeRecord) {
 }
 
 fn parse_volume(r: &mut Reader) -> Result<VolumeRecord, Malformed> {
-    require(r.u8()? == SCHEME_MIRROR)?;
+    let attributes = match r.u8()? {
+        SCHEME_MIRROR => false,
+        SCHEME_MIRROR_ATTRIBUTES => true,
+        _ => return Err(Malformed),
+    };
     let mut volume = VolumeRecord {
         uuid: r.uuid()?,
         name: r.string(NAME_MAX)?,
@@ -237,6 +258,8 @@ fn parse_volume(r: &mut Reader) -> Result<VolumeRecord, Malformed> {
         copies: r.u8()?,
         unit: ByteLen(r.u64()?),
         checksums: r.bool()?,
+        lba_bytes: if attributes { parse_lba_bytes(r)? } else { LBA_BYTES_DEFAULT },
+        reservations: if attributes { parse_reservations(r)? } else { Arc::default() },
         segments: parse_segments(r)?,
         slots: BTreeMap::new(),
     };
@@ -249,6 +272,22 @@ fn parse_volume(r: &mut Reader) -> Result<VolumeRecord, Malformed> {
         require(volume.slots.insert(slot, record).is_none())?;
     }
     Ok(volume)
+}
+
+fn parse_lba_bytes(r: &mut Reader) -> Result<u32, Malformed> {
+    let bytes = r.u32()?;
+    require(LBA_BYTES.contains(&bytes))?;
+    Ok(bytes)
+}
+
+fn emit_reservations(w: &mut Writer, reservations: &[u8]) {
+    w.u16(u16::try_from(reservations.len()).expect("4096 at most")).bytes(reservations);
+}
+
+fn parse_reservations(r: &mut Reader) -> Result<Arc<[u8]>, Malformed> {
+    let len = usize::from(r.u16()?);
+    require(len <= RESERVATIONS_LEN_MAX)?;
+    r.bytes(len).map(Arc::from)
 }
 
 fn emit_segments(w: &mut Writer, segments: &[Segment]) {
@@ -383,6 +422,8 @@ mod tests {
             copies: 2,
             unit: ByteLen(128 << 10),
             checksums: true,
+            lba_bytes: 512,
+            reservations: Arc::default(),
             segments: vec![Segment { columns: 3, stripes: 23 }, Segment { columns: 1, stripes: 1 }],
             slots: BTreeMap::from([(SlotIndex(4), SlotRecord { stamp: 17, copies })]),
         };
@@ -407,6 +448,10 @@ mod tests {
             volumes: BTreeMap::from([(VolumeId(0), volume)]),
             next_volume: 1,
         }
+    }
+
+    fn with_attributes(volume: VolumeRecord) -> VolumeRecord {
+        VolumeRecord { lba_bytes: 4096, reservations: [1, 2, 3].into(), ..volume }
     }
 
     #[test]
@@ -437,13 +482,15 @@ mod tests {
             },
             Change::MemberNamed { member: MemberId(1), name: "x".to_owned() },
             Change::VolumeCreated { id: VolumeId(3), volume: volume.clone() },
-            Change::VolumeGrown { id: VolumeId(3), size: ByteLen(1), segments: volume.segments },
+            Change::VolumeGrown { id: VolumeId(3), size: ByteLen(1), segments: volume.segments.clone() },
             Change::VolumeRenamed { id: VolumeId(3), name: "y".to_owned() },
             Change::VolumeDestroyed { id: VolumeId(3) },
             Change::SlotAllocated { id: VolumeId(3), slot: SlotIndex(0), copies: copies.clone() },
             Change::SlotMoved { id: VolumeId(3), slot: SlotIndex(0), copies },
             Change::SlotFreed { id: VolumeId(3), slot: SlotIndex(0) },
             Change::Scrubbed { scrubs: scrubs() },
+            Change::VolumeReserved { id: VolumeId(3), reservations: [7, 8].into() },
+            Change::VolumeCreated { id: VolumeId(4), volume: with_attributes(volume) },
         ];
         let bytes = emit_changes(&changes);
         assert_eq!(parse_changes(&bytes), Ok(changes));
@@ -485,10 +532,52 @@ mod tests {
         assert_eq!(bytes.len(), head.len() - 8 + 80 + 4 + 3 * (2 + 16 + 8 + 4 + 35 + 9) + 4 + 4 + 90);
     }
 
+    /// The bytes up to the segments: those of version 3, and those of version 4 for what version 3 does not know.
+    #[test]
+    fn golden_bytes_of_a_volume_as_version_3_wrote_it_and_with_what_version_4_added() {
+        let volume = sample().volumes[&VolumeId(0)].clone();
+        let emitted = |volume: &VolumeRecord| {
+            let mut w = Writer::new();
+            emit_volume(&mut w, volume);
+            w.finish()
+        };
+        let uuid = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
+        let fields: &[&[u8]] =
+            &[&uuid, b"\x04\0data", &[0, 0, 0x60, 4, 0, 0, 0, 0, 2], &[0, 0, 2, 0, 0, 0, 0, 0, 1]];
+        let old = [&[0][..], &fields.concat()].concat();
+        assert_eq!(emitted(&volume)[..old.len()], old);
+        let new = [&[1][..], &fields.concat(), &[0, 16, 0, 0, 3, 0, 1, 2, 3]].concat();
+        let attributes = with_attributes(volume.clone());
+        assert_eq!(emitted(&attributes)[..new.len()], new);
+        assert_eq!(emitted(&attributes)[new.len()..], emitted(&volume)[old.len()..]);
+        for (bytes, volume) in [(emitted(&volume), volume), (emitted(&attributes), attributes)] {
+            assert_eq!(parse_volume(&mut Reader::new(&bytes)), Ok(volume));
+        }
+        let reserved = [Change::VolumeReserved { id: VolumeId(3), reservations: [7, 8].into() }];
+        assert_eq!(emit_changes(&reserved), [1, 0, 0, 0, 13, 3, 0, 0, 0, 2, 0, 7, 8]);
+    }
+
+    #[test]
+    fn sectors_and_reservations_out_of_bounds_are_malformed() {
+        let reserve = |len: usize| {
+            let reservations = vec![0; len].into();
+            parse_changes(&emit_changes(&[Change::VolumeReserved { id: VolumeId(3), reservations }]))
+        };
+        assert!(reserve(RESERVATIONS_LEN_MAX).is_ok());
+        assert_eq!(reserve(RESERVATIONS_LEN_MAX + 1), Err(Malformed));
+        let mut w = Writer::new();
+        let volume = sample().volumes[&VolumeId(0)].clone();
+        emit_volume(&mut w, &VolumeRecord { lba_bytes: 520, ..volume });
+        assert_eq!(parse_volume(&mut Reader::new(&w.finish())), Err(Malformed));
+    }
+
     #[test]
     fn hostile_bytes_neither_panic_nor_allocate_by_their_own_word() {
         let mut prng = crate::base::prng::Prng::from_seed(5);
-        let golden = emit_state(&sample());
+        let mut state = sample();
+        let attributes = with_attributes(state.volumes[&VolumeId(0)].clone());
+        state.volumes.insert(VolumeId(0), attributes);
+        let golden = emit_state(&state);
         for _ in 0..20_000 {
             let mut bytes = golden.clone();
             for _ in 0..=prng.below(4) {

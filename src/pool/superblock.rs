@@ -12,8 +12,12 @@ use uuid::Uuid;
 /// The first bytes of every member.
 pub const MAGIC: [u8; 8] = *b"DRYSTONE";
 
-/// The version of everything on the member. Others are refused.
-pub const VERSION: u32 = 3;
+/// The version of everything on a member that this program has opened to write. Newer ones are refused.
+pub const VERSION: u32 = 4;
+
+/// The oldest version that is still read. What it stores means the same in version 4; see `ends::mend` for how its
+/// members become members of version 4.
+pub const VERSION_MIN: u32 = 3;
 
 /// The feature bits that this program knows: none so far. A member with others is refused.
 pub const FEATURES: u32 = 0;
@@ -24,6 +28,8 @@ const SUM_AT: usize = LEN - 8;
 /// A member's identity and geometry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Superblock {
+    /// From `VERSION_MIN` to `VERSION`.
+    pub version: u32,
     pub pool: Uuid,
     pub pool_name: String,
     pub member: Uuid,
@@ -66,7 +72,7 @@ impl Superblock {
     /// The bytes for the superblock at `at`.
     pub fn emit(&self, at: ByteOffset) -> Vec<u8> {
         let mut w = Writer::new();
-        w.bytes(&MAGIC).u32(VERSION).u32(FEATURES).u64(at.0);
+        w.bytes(&MAGIC).u32(self.version).u32(FEATURES).u64(at.0);
         w.uuid(self.pool).uuid(self.member).u16(self.id.0);
         w.u64(self.size.0).u64(self.extent.0).u64(self.created_wall_ns).string(&self.pool_name);
         let mut bytes = w.finish();
@@ -89,7 +95,7 @@ impl Superblock {
             return Err(SuperblockError::Damaged);
         }
         // The sum was right, so this is what somebody wrote: a version to refuse, not damage.
-        if version != VERSION {
+        if !(VERSION_MIN..=VERSION).contains(&version) {
             return Err(SuperblockError::Version(version));
         }
         let (features, own) = (r.u32()?, r.u64()?);
@@ -100,6 +106,7 @@ impl Superblock {
             return Err(SuperblockError::Damaged);
         }
         let superblock = Superblock {
+            version,
             pool: r.uuid()?,
             member: r.uuid()?,
             id: MemberId(r.u16()?),
@@ -135,6 +142,7 @@ mod tests {
 
     fn sample() -> Superblock {
         Superblock {
+            version: VERSION,
             pool: Uuid::from_u128(1),
             pool_name: "tank".to_owned(),
             member: Uuid::from_u128(2),
@@ -151,7 +159,12 @@ mod tests {
         assert_eq!(bytes.len(), 4096);
         assert_eq!(Superblock::parse(&bytes, ByteOffset(0)), Ok(sample()));
         assert_eq!(&bytes[..8], b"DRYSTONE");
-        assert_eq!(&bytes[8..24], [3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(&bytes[8..24], [4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let old = Superblock { version: 3, ..sample() };
+        let old_bytes = old.emit(ByteOffset(0));
+        assert_eq!(&old_bytes[8..12], [3, 0, 0, 0]);
+        assert_eq!((&old_bytes[..8], &old_bytes[12..SUM_AT]), (&bytes[..8], &bytes[12..SUM_AT]));
+        assert_eq!(Superblock::parse(&old_bytes, ByteOffset(0)), Ok(old));
         assert_eq!(bytes[39], 1, "pool uuid ends at 40");
         assert_eq!(&bytes[56..58], [3, 0], "member id");
         assert_eq!(&bytes[82..88], [4, 0, b't', b'a', b'n', b'k']);
@@ -166,7 +179,9 @@ mod tests {
             bytes[SUM_AT..].copy_from_slice(&sum.to_le_bytes());
             Superblock::parse(&bytes, ByteOffset(0)).unwrap_err()
         };
-        assert_eq!(refused(8, VERSION + 1), SuperblockError::Version(VERSION + 1));
+        for version in [0, VERSION_MIN - 1, VERSION + 1] {
+            assert_eq!(refused(8, version), SuperblockError::Version(version));
+        }
         assert_eq!(refused(12, 0b1_0010), SuperblockError::Features(0b1_0010));
         assert_eq!(refused(12, 0b1_0010).to_string(), "feature 1, 4 is not known to this program");
     }

@@ -3,13 +3,14 @@
 use super::planted::{Planted, is_planted};
 use super::redundancy::stripe::{Fragment, Geometry};
 use super::region::{Region, RegionKey};
+use super::reservations::SetReservations;
 use super::shared::Shared;
 use super::state::VolumeRecord;
 use super::{fragment_read, fragment_write};
 use crate::base::checksum::block_seed;
 use crate::base::limits::BLOCK;
 use crate::base::units::{ByteLen, RegionIndex, Span, VolumeId};
-use crate::block::{self, Payload, Status, WriteFlags};
+use crate::block::{self, Payload, ReservationCell, ReservationError, Status, WriteFlags};
 use crate::disk::Rounds;
 use crate::io::buf::Buf;
 use crate::io::time::Instant;
@@ -38,6 +39,9 @@ pub struct PoolVolume {
     pub uuid: Uuid,
     pub copies: u8,
     pub checksums: bool,
+    /// The sector for hosts that count in sectors, bytes.
+    pub lba_bytes: u32,
+    pub reservations: ReservationCell,
     pub shape: ArcSwap<Shape>,
     /// Regions whose written marks are newer in memory than on the members.
     pub unsaved: Mutex<BTreeSet<RegionKey>>,
@@ -88,6 +92,8 @@ impl PoolVolume {
             uuid: record.uuid,
             copies: record.copies,
             checksums: record.checksums,
+            lba_bytes: record.lba_bytes,
+            reservations: ReservationCell::new(record.reservations.clone()),
             shape: ArcSwap::from_pointee(shape),
             unsaved: Mutex::default(),
             flush_rounds: Rounds::default(),
@@ -96,6 +102,23 @@ impl PoolVolume {
             entered: AtomicUsize::new(0),
             left: WaitList::default(),
         }
+    }
+
+    /// Sets the reservations that were decided on the ones of this version. With `durable` they are kept over a restart;
+    /// otherwise nothing is.
+    ///
+    /// # Errors
+    /// `Raced` if others were set in the meantime; otherwise what kept the commit from being made.
+    ///
+    /// # Panics
+    /// If they are longer than `RESERVATIONS_LEN_MAX`.
+    pub async fn set_reservations(
+        &self,
+        expected: u64,
+        bytes: Arc<[u8]>,
+        durable: bool,
+    ) -> Result<(), ReservationError> {
+        self.pool.set_reservations(SetReservations { volume: self.id, expected, bytes, durable }).await
     }
 
     /// Follows a committed change of size or name.

@@ -279,6 +279,7 @@ fn is_forgotten(core: &Core, changes: &[Change]) -> bool {
 fn grows(change: &Change) -> bool {
     match change {
         Change::VolumeCreated { .. } | Change::VolumeGrown { .. } | Change::SlotAllocated { .. } => true,
+        Change::VolumeReserved { reservations, .. } => !reservations.is_empty(),
         Change::Opened { .. }
         | Change::Closed
         | Change::MemberState { .. }

@@ -4,14 +4,16 @@
 //! over locked shards, so cores seldom meet. A lock is held while at most a mebibyte is copied, which makes each
 //! block old or new for every reader.
 
-use crate::base::limits::{BLOCK, CHUNK_MAX};
+use crate::base::limits::{BLOCK, CHUNK_MAX, LBA_BYTES, LBA_BYTES_DEFAULT};
 use crate::base::units::{ByteLen, Span};
-use crate::block::{Allocation, AllocationRun, Geometry, Payload, Status, WriteFlags, ZeroFlags, pieces};
+use crate::block::{
+    Allocation, AllocationRun, Geometry, Payload, ReservationCell, Status, WriteFlags, ZeroFlags, pieces,
+};
 use crate::reactor::Core;
 use crate::reactor::sync::lock;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 const PAGE: usize = BLOCK as usize; // 4096
 const REGION: u64 = 4 << 20;
@@ -27,6 +29,8 @@ pub struct MemoryVolume {
     read_only: bool,
     discards_writes: bool,
     bad: Option<Span>,
+    lba_bytes: u32,
+    reservations: ReservationCell,
 }
 
 /// The pages of 4 MiB; what is not there reads as zeroes.
@@ -46,7 +50,15 @@ struct Part {
 impl MemoryVolume {
     pub fn new(size: ByteLen) -> MemoryVolume {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        MemoryVolume { size, shards, read_only: false, discards_writes: false, bad: None }
+        MemoryVolume {
+            size,
+            shards,
+            read_only: false,
+            discards_writes: false,
+            bad: None,
+            lba_bytes: LBA_BYTES_DEFAULT,
+            reservations: ReservationCell::new(Arc::default()),
+        }
     }
 
     /// Takes writes and keeps nothing of them: the network is measured, not the memory.
@@ -65,6 +77,24 @@ impl MemoryVolume {
     pub fn with_bad_range(mut self, bad: Span) -> MemoryVolume {
         self.bad = Some(bad);
         self
+    }
+
+    /// Has sectors of this many bytes for hosts that count in sectors.
+    ///
+    /// # Panics
+    /// If no volume has such sectors.
+    pub fn with_lba(mut self, bytes: u32) -> MemoryVolume {
+        assert!(LBA_BYTES.contains(&bytes), "a sector has 512 or 4096 bytes");
+        self.lba_bytes = bytes;
+        self
+    }
+
+    pub fn lba_bytes(&self) -> u32 {
+        self.lba_bytes
+    }
+
+    pub fn reservations(&self) -> &ReservationCell {
+        &self.reservations
     }
 
     pub fn is_read_only(&self) -> bool {

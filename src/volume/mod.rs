@@ -7,14 +7,19 @@ pub mod catalog;
 pub mod memory;
 pub mod sweep;
 
+use crate::base::checksum::structure_sum;
+use crate::base::limits::RESERVATIONS_LEN_MAX;
 use crate::base::units::{ByteLen, Span};
-use crate::block::{Allocation, Geometry, Payload, Status, WriteFlags, ZeroFlags};
+use crate::block::{
+    Allocation, Geometry, Payload, ReservationBytes, ReservationCell, ReservationError, Status, WriteFlags,
+    ZeroFlags,
+};
 use crate::pool::PoolVolume;
 use crate::reactor::Core;
+use arc_swap::Guard;
 use memory::MemoryVolume;
 use std::sync::Arc;
 use uuid::Uuid;
-use xxhash_rust::xxh3::xxh3_128;
 
 /// A volume, shared by all cores.
 pub struct Volume {
@@ -23,20 +28,23 @@ pub struct Volume {
     backing: Backing,
 }
 
-/// What a volume is, whatever it is called: never changes, and no other volume anywhere has it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Identity {
-    pub pool: Uuid,
-    pub volume: Uuid,
-    /// Tells it from the other volumes of its pool; never zero, and never given to another one.
-    pub number: u32,
-}
-
 /// What stands behind a name.
 enum Backing {
     Memory(MemoryVolume),
     Pool(Arc<PoolVolume>),
 }
+
+/// What tells a volume from all others, wherever they are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    pub pool: Uuid,
+    pub volume: Uuid,
+    /// From 1; never given to another volume of its pool.
+    pub number: u32,
+}
+
+/// Numbers of volumes in memory: 1 to this.
+const MEMORY_NUMBER_MAX: u64 = 4095;
 
 impl Volume {
     pub fn in_memory(name: &str, memory: MemoryVolume) -> Volume {
@@ -53,22 +61,6 @@ impl Volume {
     /// The name it is exported under.
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    pub fn identity(&self) -> Identity {
-        match &self.backing {
-            // Memory has no pool that could keep an identity: it follows from the name.
-            Backing::Memory(_) => Identity {
-                pool: Uuid::from_u128(xxh3_128(b"drystone memory")),
-                volume: Uuid::from_u128(xxh3_128(self.name.as_bytes())),
-                number: u32::from(xxh3_128(self.name.as_bytes()).to_le_bytes()[0]) + 1,
-            },
-            Backing::Pool(volume) => Identity {
-                pool: volume.pool.uuid,
-                volume: volume.uuid,
-                number: volume.id.0.saturating_add(1),
-            },
-        }
     }
 
     /// One line for people (NBD INFO_DESCRIPTION).
@@ -100,9 +92,30 @@ impl Volume {
         }
     }
 
-    /// Bytes of a sector as NVMe hosts see it: 512 or 4096.
+    /// The sector for hosts that count in sectors, bytes.
     pub fn lba_bytes(&self) -> u32 {
-        512
+        match &self.backing {
+            Backing::Memory(memory) => memory.lba_bytes(),
+            Backing::Pool(volume) => volume.lba_bytes,
+        }
+    }
+
+    pub fn identity(&self) -> Identity {
+        match &self.backing {
+            Backing::Memory(_) => identity_in_memory(&self.name),
+            Backing::Pool(volume) => Identity {
+                pool: volume.pool.uuid,
+                volume: volume.uuid,
+                number: volume.id.0.checked_add(1).expect("the next id of a pool fits, too"),
+            },
+        }
+    }
+
+    fn reservation_cell(&self) -> &ReservationCell {
+        match &self.backing {
+            Backing::Memory(memory) => memory.reservations(),
+            Backing::Pool(volume) => &volume.reservations,
+        }
     }
 
     pub fn is_read_only(&self) -> bool {
@@ -116,6 +129,18 @@ impl Volume {
     pub fn handle(self: &Arc<Volume>, core: &Core) -> Handle {
         Handle { core: core.clone(), volume: self.clone() }
     }
+}
+
+/// A volume in memory is the same one after a restart if it has the same name. Two may have one number.
+fn identity_in_memory(name: &str) -> Identity {
+    let sum = |part: &str| structure_sum(format!("memory {part} {name}").as_bytes());
+    let uuid = |high: u64, low: u64| {
+        let bytes = (u128::from(high) << 64 | u128::from(low)).to_be_bytes();
+        uuid::Builder::from_random_bytes(bytes).into_uuid()
+    };
+    let pool = uuid(structure_sum(b"memory pool"), structure_sum(b"memory pool, low"));
+    let number = u32::try_from(sum("number") % MEMORY_NUMBER_MAX + 1).expect("4095 at most");
+    Identity { pool, volume: uuid(sum("high"), sum("low")), number }
 }
 
 /// One core's way to a volume. All methods validate the span against the current size; an empty span succeeds.
@@ -187,6 +212,33 @@ impl Handle {
         match &self.volume.backing {
             Backing::Memory(memory) => memory.allocation(span, runs_max).await,
             Backing::Pool(volume) => volume.allocation(&self.core, span, runs_max).await,
+        }
+    }
+
+    /// The newest reservations; without a lock, for every request.
+    pub fn reservations(&self) -> Guard<Arc<ReservationBytes>> {
+        self.volume.reservation_cell().load()
+    }
+
+    /// Sets the reservations that were decided on the ones of this version. With `durable` they are kept over a restart;
+    /// otherwise nothing is. When this succeeds every core sees them.
+    ///
+    /// # Errors
+    /// `Raced` if others were set in the meantime: read them and decide again.
+    ///
+    /// # Panics
+    /// If they are longer than `RESERVATIONS_LEN_MAX`.
+    pub async fn set_reservations(
+        &self,
+        expected: u64,
+        bytes: Arc<[u8]>,
+        durable: bool,
+    ) -> Result<(), ReservationError> {
+        assert!(bytes.len() <= RESERVATIONS_LEN_MAX, "what a protocol keeps is bounded");
+        match &self.volume.backing {
+            // Nothing of a volume in memory outlives a restart.
+            Backing::Memory(memory) => memory.reservations().replace(expected, bytes),
+            Backing::Pool(volume) => volume.set_reservations(expected, bytes, durable).await,
         }
     }
 

@@ -205,6 +205,7 @@ fn r29_what_is_settled_while_a_drive_is_away_is_remembered_by_all_others() {
             copies: Some(3),
             unit: None,
             checksums: true,
+            lba_bytes: None,
         };
         let (core, pool) = (head.core(0).clone(), pool.clone());
         rig.on(head, async move {

@@ -1,5 +1,6 @@
 //! What the pool does when its metadata is torn, rotten, old, doubled, foreign or made up: on simulated drives.
 
+mod attributes;
 mod damage;
 mod hostile;
 mod identity;

@@ -159,6 +159,7 @@ impl Rig {
             copies: Some(2),
             unit: None,
             checksums: true,
+            lba_bytes: None,
         };
         let (core, pool) = (head.core(0).clone(), pool.clone());
         self.on(head, async move { pool.create_volume(&core, &plan).await.map(|_| ()) }).expect("volume");

@@ -49,6 +49,7 @@ impl Rig {
             copies: Some(copies),
             unit: None,
             checksums: true,
+            lba_bytes: None,
         };
         let core = head.core(0).clone();
         let pool = rig.on(&head, async move {

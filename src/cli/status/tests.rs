@@ -36,6 +36,7 @@ fn volume(allocated: u64) -> VolumeReport {
         columns: 3,
         stripe_unit_bytes: 128 << 10,
         checksums: true,
+        lba_bytes: 512,
         allocated_bytes: allocated,
         single_copy_bytes: 0,
         unavailable_bytes: 0,

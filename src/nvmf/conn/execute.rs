@@ -7,7 +7,7 @@ use super::super::command::Status;
 use super::super::identify::TRANSFER_MAX;
 use super::super::io_command::{self, Action, Extent, status_of};
 use super::super::pdu::Transfer;
-use super::{Command, Plan, Session};
+use super::{Command, Plan, Session, reserve};
 use crate::base::units::Span;
 use crate::block::{Payload, WriteFlags};
 use crate::link::{Chunk, Head, Share};
@@ -33,6 +33,17 @@ pub(super) fn start(session: &Rc<Session>, command: Command, payload: Payload, s
         Plan::Admin => administer(session, &command, &payload, share),
         Plan::FlushAll => run(session, flush_all(session.clone(), id)),
         Plan::Io(handle, action, extent) => {
+            if action.access().is_some() {
+                session.seat.traffic.admit();
+                if !session.is_permitted(&handle, &action) {
+                    session.seat.traffic.end();
+                    return session.answer(id, Err((Status::RESERVATION_CONFLICT, false)), share);
+                }
+            }
+            if let Action::Reserve { .. } | Action::ReportReservations { .. } = action {
+                let reserving = reserve::execute(session.clone(), command.sqe, handle, action, payload);
+                return run(session, reserving);
+            }
             run(session, execute(session.clone(), id, handle, action, extent, payload, share));
         }
     }
@@ -91,6 +102,7 @@ fn execute(
             Action::Read { span } => match handle.read(span).await {
                 Ok(data) => {
                     session.count(true, span.len().0);
+                    session.seat.traffic.end();
                     return session.answer_data(id, data, share);
                 }
                 Err(status) => Err(status_of(status, true)),
@@ -103,6 +115,9 @@ fn execute(
             Action::Flush => handle.flush().await.map(|()| 0).map_err(|status| status_of(status, false)),
             other => Box::pin(execute_rare(&session, &handle, other, &extent, &payload)).await,
         };
+        if action.access().is_some() {
+            session.seat.traffic.end();
+        }
         // The share of a payload goes back with it, and does not wait for the answer to be sent.
         drop((payload, share));
         session.answer(id, ended, None);
@@ -145,16 +160,19 @@ async fn execute_rare(
             }
             Ok(0)
         }
-        Action::Reserve { .. } | Action::ReportReservations { .. } => Err((Status::INVALID_OPCODE, true)),
-        Action::Read { .. } | Action::Write { .. } | Action::Flush => {
-            unreachable!("these are executed by `execute` itself")
+        Action::Read { .. }
+        | Action::Write { .. }
+        | Action::Flush
+        | Action::Reserve { .. }
+        | Action::ReportReservations { .. } => {
+            unreachable!("these are executed elsewhere")
         }
     }
 }
 
 impl Session {
     /// Sends data, and the response behind it; the flag for success stands for that where the host needs no SQHD.
-    fn answer_data(&self, id: u16, data: Payload, share: Option<Share>) {
+    pub(super) fn answer_data(&self, id: u16, data: Payload, share: Option<Share>) {
         if self.is_over.get() {
             return self.answer(id, Err((Status::ABORTED, false)), share);
         }

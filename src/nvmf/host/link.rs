@@ -360,7 +360,7 @@ impl State {
                         // No answer to it can come before it is sent.
                         self.decoder.sent(transfer.command);
                     }
-                    (transfer.emit_h2c(last, digests), data)
+                    (transfer.emit_h2c(last, digests).to_vec(), data)
                 }
             };
             count += 1;

@@ -81,10 +81,10 @@ fn capsules_and_responses_have_the_bytes_of_linux() {
     assert_eq!(emit_capsule(&sqe, 0, NONE)[..8], [4, 0, 0x48, 0, 0x48, 0, 0, 0]);
     let cqe: [u8; CQE_LEN] = [0x60, 0, 0x46, 0, 0, 0, 0, 0, 4, 0, 0, 0, 1, 0x10, 0, 0];
     let golden = [5, 0, 0x18, 0, 0x18, 0, 0, 0, 0x60, 0, 0x46, 0, 0, 0, 0, 0, 4, 0, 0, 0, 1, 0x10, 0, 0];
-    assert_eq!(emit_response(&cqe, NONE), golden);
+    assert_eq!(emit_response(&cqe, NONE)[..], golden);
     let data = Transfer { command: 0x1a, tag: 0, offset: 0, len: 4096 };
     let golden = [7, 4, 0x18, 0x18, 0x18, 0x10, 0, 0, 0x1a, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0];
-    assert_eq!(data.emit_c2h(true, false, NONE), golden);
+    assert_eq!(data.emit_c2h(true, false, NONE)[..], golden);
 }
 
 #[test]
@@ -95,10 +95,10 @@ fn every_pdu_is_framed_as_it_was_emitted() {
             let transfer = Transfer { command: 9, tag: 3, offset: 77, len };
             let sent = [
                 (emit_capsule(&[7; SQE_LEN], len, digests), Side::Host, len),
-                (transfer.emit_h2c(true, digests), Side::Host, len),
-                (transfer.emit_c2h(false, true, digests), Side::Controller, len),
-                (transfer.emit_r2t(digests), Side::Controller, 0),
-                (emit_response(&[5; CQE_LEN], digests), Side::Controller, 0),
+                (transfer.emit_h2c(true, digests).to_vec(), Side::Host, len),
+                (transfer.emit_c2h(false, true, digests).to_vec(), Side::Controller, len),
+                (transfer.emit_r2t(digests).to_vec(), Side::Controller, 0),
+                (emit_response(&[5; CQE_LEN], digests).to_vec(), Side::Controller, 0),
             ];
             for (head, sender, data_len) in sent {
                 let found = frame(&head, sender, digests).unwrap();

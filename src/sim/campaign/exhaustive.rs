@@ -159,6 +159,7 @@ async fn perform(core: &Core, pool: Pool, script: Script, progress: &Progress) -
                 copies: Some(2),
                 unit: None,
                 checksums: true,
+                lba_bytes: None,
             };
             pool.create_volume(core, &plan).await?;
             step();

@@ -190,6 +190,7 @@ impl Machine {
                 copies: Some(spec.copies),
                 unit,
                 checksums: spec.checksums,
+                lba_bytes: None,
             };
             let (back, made) = self.on(&process, async move {
                 let made = pool.create_volume(&core, &plan).await.map(|_| ());

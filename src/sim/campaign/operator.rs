@@ -185,6 +185,7 @@ impl Operator {
             copies: Some(spec.copies),
             unit: spec.unit,
             checksums: spec.checksums,
+            lba_bytes: None,
         };
         self.begin(Operation::Create { name, entry: Entry { number, size } });
         let made = self.pool.create_volume(&self.core, &plan).await.map(drop);

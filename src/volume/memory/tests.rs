@@ -137,3 +137,26 @@ fn unwritten_bytes_are_the_shared_zeroes_and_bad_ranges_fail() {
         assert_eq!(volume.read(&inner, span).await.unwrap().to_vec(), vec![0; 4096]);
     });
 }
+
+#[test]
+fn sectors_reservations_and_the_identity_of_a_volume_in_memory() {
+    use crate::block::ReservationError;
+    use crate::volume::Volume;
+    let volume =
+        |name: &str| Arc::new(Volume::in_memory(name, MemoryVolume::new(ByteLen(1 << 20)).with_lba(4096)));
+    let (data, core) = (volume("data"), core());
+    assert_eq!(data.lba_bytes(), 4096);
+    let (one, other) = (data.handle(&core), data.handle(&core));
+    let set = |expected, bytes: &[u8]| {
+        futures_util::FutureExt::now_or_never(one.set_reservations(expected, bytes.into(), true)).unwrap()
+    };
+    assert_eq!(set(0, b"held"), Ok(()));
+    assert_eq!(set(0, b"else"), Err(ReservationError::Raced));
+    assert_eq!((other.reservations().version, other.reservations().bytes.as_ref()), (1, &b"held"[..]));
+    // The same name is the same volume, also in the next process.
+    assert_eq!(data.identity(), volume("data").identity());
+    assert_ne!(data.identity().volume, volume("other").identity().volume);
+    assert_eq!(data.identity().pool, volume("other").identity().pool);
+    let numbers = (0..1000).map(|n| volume(&format!("v{n}")).identity().number);
+    assert!(numbers.into_iter().all(|number| (1..=4095).contains(&number)));
+}

@@ -215,7 +215,7 @@ impl Connection {
         let (command, offset) = (write.entry.id(), write.asked as u32);
         write.asked += len;
         let transfer = Transfer { command, tag, offset, len: len as u32 };
-        self.output.extend(transfer.emit_r2t(self.digests));
+        self.output.extend(transfer.emit_r2t(self.digests).to_vec());
     }
 
     fn data(&mut self, frame: &Frame, transfer: Transfer, data: Vec<u8>, shared: &mut Shared) {
@@ -347,7 +347,7 @@ impl Connection {
                 Transfer { command: entry.id(), tag: 0, offset: at as u32, len: part.len() as u32 };
             at += part.len();
             let last = at == bytes.len();
-            self.output.extend(transfer.emit_c2h(last, success, self.digests));
+            self.output.extend(transfer.emit_c2h(last, success, self.digests).to_vec());
             let sum = digest(part);
             let mut part = part.to_vec();
             part[0] ^= u8::from(shared.manner.damage && entry.opcode() == 0x02);
@@ -367,7 +367,7 @@ impl Connection {
         if shared.answered < shared.manner.silent_after {
             shared.answered += 1;
             let cqe = Cqe { result, queue_head: u16::MAX, command: entry.id(), status, no_retry: true };
-            self.output.extend(emit_response(&cqe.emit(), self.digests));
+            self.output.extend(emit_response(&cqe.emit(), self.digests).to_vec());
         }
     }
 

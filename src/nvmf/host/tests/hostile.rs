@@ -12,7 +12,7 @@ const LEN: u32 = 8192;
 
 fn response_with(id: u16, status: Status, digests: Digests) -> Vec<u8> {
     let cqe = Cqe { result: 7, queue_head: 3, command: id, status, no_retry: true };
-    emit_response(&cqe.emit(), digests)
+    emit_response(&cqe.emit(), digests).to_vec()
 }
 
 fn response(id: u16, status: Status) -> Vec<u8> {
@@ -20,7 +20,7 @@ fn response(id: u16, status: Status) -> Vec<u8> {
 }
 
 fn data_with(id: u16, offset: u32, len: u32, last: bool, success: bool, digests: Digests) -> Vec<u8> {
-    let mut bytes = Transfer { command: id, tag: 0, offset, len }.emit_c2h(last, success, digests);
+    let mut bytes = Transfer { command: id, tag: 0, offset, len }.emit_c2h(last, success, digests).to_vec();
     let data = vec![7; len as usize];
     bytes.extend_from_slice(&data);
     if digests.data && len > 0 {
@@ -34,7 +34,7 @@ fn data(id: u16, offset: u32, len: u32, last: bool) -> Vec<u8> {
 }
 
 fn wanted(id: u16, tag: u16, offset: u32, len: u32) -> Vec<u8> {
-    Transfer { command: id, tag, offset, len }.emit_r2t(NONE)
+    Transfer { command: id, tag, offset, len }.emit_r2t(NONE).to_vec()
 }
 
 /// All events of a stream, moving announced data out of it, fed in pieces of this size.
