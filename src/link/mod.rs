@@ -259,6 +259,13 @@ impl Link {
         self.phase.get() == Phase::Dead
     }
 
+    /// Waits until the connection is dead.
+    pub async fn died(&self) {
+        while !self.is_dead() {
+            self.held.changed.wait().await;
+        }
+    }
+
     /// Waits until `stop` is called; for one task.
     pub async fn stopped(&self) {
         while !self.stopping.get() {

@@ -212,8 +212,8 @@ impl Fabric {
     /// Whether requests of associations that this host gave up still run: what it sends again must not overtake them.
     pub fn has_leftovers(&self, controller: &Controller) -> bool {
         let registry = lock(&self.registry);
-        let is_its = |c: &&Arc<Controller>| c.host == controller.host && c.pool == controller.pool;
-        registry.leaving.iter().any(|c| is_its(&c))
+        let is_its = |c: &Controller| c.host == controller.host && c.pool == controller.pool;
+        registry.leaving.iter().any(|c| is_its(c) && c.id != controller.id)
     }
 
     /// Ends when a queue has ended after this call.
