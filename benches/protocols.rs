@@ -185,8 +185,8 @@ fn main() {
         for at in (0..SIZE).step_by(1 << 20) {
             let mut buf = core.buffers().take(1 << 20);
             buf.as_mut_slice().fill(3);
-            let filled =
-                filling.write(Span::at(at, 1 << 20), &Payload::one(buf.freeze()), Default::default());
+            let bytes = Payload::one(buf.freeze());
+            let filled = filling.write(Span::at(at, 1 << 20), &bytes, Default::default());
             filled.await.expect("memory");
         }
         let nbd = target.listen(&core, any(), Protocol::Nbd).await.expect("a free port");
