@@ -210,7 +210,7 @@ impl Session {
         loop {
             let mut state = admin.borrow_mut();
             let aborted = state.aborted.pop();
-            let next = if aborted.is_some() { None } else { state.events.next() };
+            let next = if aborted.is_some() { None } else { state.events.due() };
             drop(state);
             match (aborted, next) {
                 (Some(id), _) => self.answer_late(id, Err((Status::ABORTED, false))),

@@ -138,7 +138,7 @@ impl Fabric {
     pub fn add_portal(&self, address: SocketAddr, wall_ns: u64) {
         lock(&self.portals).push(address);
         // Seconds, with room for the changes of each.
-        self.generation.fetch_max(wall_ns / 1_000_000_000 << 20, Ordering::AcqRel);
+        self.generation.fetch_max((wall_ns / 1_000_000_000) << 20, Ordering::AcqRel);
         self.catalog.note_change();
     }
 
