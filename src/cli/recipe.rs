@@ -112,6 +112,9 @@ fn nvme(door: &Door, pool: &PoolReport, volume: &VolumeReport) -> Recipe {
             door.port
         ),
         format!("to let go:  umount {mount} && nvme disconnect -n {nqn}"),
+        format!(
+            "after {host} crashed or lost power (a stop is safe): umount, fsck, mount; the client cannot know what was lost"
+        ),
         "two network cards: connect to both addresses; the kernel uses both, and goes on when one is cut"
             .to_owned(),
     ];
