@@ -10,7 +10,7 @@
 mod inbox;
 mod send;
 
-pub use inbox::{Gone, Inbox};
+pub use inbox::{BULK, Gone, Inbox};
 pub use send::{SEND_MAX, run as send_outbox};
 
 use crate::base::limits::{CHUNK_MAX, PAYLOAD_MAX, REQUESTS_IN_FLIGHT_MAX};
