@@ -10,11 +10,13 @@ use super::super::{fabrics, pdu};
 use super::handshake::LIMITS;
 use super::{Command, End, Plan, SMALL, Session, Transfer, WAIT_MAX, execute};
 use crate::base::units::Span;
-use crate::block::{Payload, pieces};
-use crate::io::buf::Buf;
+use crate::block::{Payload, Piece, pieces};
+use crate::io::buf::{Buf, BufMut};
 use crate::link::{BULK, Chunk, Gone, Head, Inbox, SEND_MAX, Share};
 use crate::reactor::sync::yield_now;
 use smallvec::SmallVec;
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::rc::Rc;
 
 /// Receives and starts commands until no more will come.
@@ -214,33 +216,31 @@ fn begin(session: &Rc<Session>, command: Command, payload: Option<Payload>, shar
     if command.request == 0 {
         return execute::start(session, command, payload.unwrap_or_default(), share);
     }
-    let core = session.link.core();
-    let whole = Span::at(0, u64::from(command.request));
-    let span = match &command.plan {
-        Plan::Io(_, Action::Write { span, .. } | Action::Compare { span }, _) => *span,
-        Plan::Io(..) | Plan::FlushAll | Plan::Admin => whole,
-    };
-    let parts = pieces(span).map(|piece| {
-        let window = piece.skew..piece.skew + piece.span.len().as_usize();
-        (core.buffers().take(window.end), window)
-    });
     let progress = Progress { command: command.sqe.id(), len: command.request, received: 0 };
     let (id, len) = (command.sqe.id(), command.request);
-    let transfer = Transfer {
-        command,
-        share,
-        parts: parts.collect(),
-        at: (0, 0),
-        progress,
-        is_bad: false,
-        asked: core.now(),
-    };
+    let asked = session.link.core().now();
+    let transfer =
+        Transfer { command, share, parts: VecDeque::new(), at: (0, 0), progress, is_bad: false, asked };
     let key = session.transfers.borrow_mut().insert(Some(transfer));
     let tag = u16::try_from(key).expect("fewer transfers than commands");
     let head = pdu::Transfer { command: id, tag, offset: 0, len }.emit_r2t(session.digests);
     session.watch_transfers();
     let head = Some(Head::new(&head));
     session.link.push(Chunk { head, parts: SmallVec::new(), next: 0, last: false, share: None });
+}
+
+/// The buffers of a transfer, cut as the volume wants them. They are taken when its data begins to come, so that few are
+/// in use at the same time and these stay in the processor's caches; their room in the budget was there before.
+fn buffers_of(session: &Session, command: &Command) -> VecDeque<(BufMut, Range<usize>)> {
+    let span = match &command.plan {
+        Plan::Io(_, Action::Write { span, .. } | Action::Compare { span }, _) => *span,
+        Plan::Io(..) | Plan::FlushAll | Plan::Admin => Span::at(0, u64::from(command.request)),
+    };
+    let part = |piece: Piece| {
+        let window = piece.skew..piece.skew + piece.span.len().as_usize();
+        (session.link.core().buffers().take(window.end), window)
+    };
+    pieces(span).map(part).collect()
 }
 
 /// Receives a piece of data that was asked for; the last one starts its command.
@@ -256,6 +256,9 @@ async fn take_data(
     let Some(mut transfer) = taken else {
         return Err(End::Fatal(pdu::Fatal::InvalidField(10), Vec::new()));
     };
+    if transfer.parts.is_empty() {
+        transfer.parts = buffers_of(session, &transfer.command);
+    }
     let received = match transfer.progress.accepts(piece, pdu.frame.last) {
         Ok(()) => receive_piece(inbox, &mut transfer, piece.len, pdu).await.map_err(End::from),
         Err(why) => Err(End::Fatal(why, Vec::new())),
