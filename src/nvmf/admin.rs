@@ -3,7 +3,7 @@
 use super::command::{Sqe, Status};
 use super::controller::{Controller, Fabric};
 use super::events::{Event, Events};
-use super::fabrics::{self, CAPABILITIES, Property, VERSION, bits, kind};
+use super::fabrics::{self, CAPABILITIES, Property, QUEUES_MAX, VERSION, bits, kind};
 use super::identify::{self, ControllerView, NamespaceView, TRANSFER_MAX, events};
 use super::log_page::{self, Record, RecordKind, id as page};
 use super::subsystem::{self, NAMESPACE_MAX, Namespaces, Subsystem, nqn_of};
@@ -46,6 +46,19 @@ mod feature {
     pub const RESERVATION_MASK: u8 = 0x82;
     /// Arbitration, power, temperature, error recovery, interrupts, atomicity: kept, and without an effect here.
     pub const STORED: [u8; 7] = [0x01, 0x02, 0x04, 0x05, 0x08, 0x09, 0x0a];
+
+    /// Whether a controller has it.
+    pub fn exists(id: u8, is_io: bool) -> bool {
+        let is_everywhere = matches!(id, EVENTS | KEEP_ALIVE | HOST_ID);
+        let of_io = matches!(id, WRITE_CACHE | QUEUES | TIMESTAMP | HOST_BEHAVIOR | RESERVATION_MASK);
+        is_everywhere || (is_io && (of_io || STORED.contains(&id)))
+    }
+
+    /// Bit 1: each namespace has its own; bit 2: it can be changed. Nothing is saved (bit 0).
+    pub fn capabilities(id: u8) -> u8 {
+        let is_fixed = matches!(id, HOST_ID | WRITE_CACHE);
+        u8::from(id == RESERVATION_MASK) << 1 | u8::from(!is_fixed) << 2
+    }
 }
 
 /// Bytes of the host behaviour structure, and of a timestamp.
@@ -142,19 +155,37 @@ impl Admin {
         self.configuration & bits::ENABLE != 0
     }
 
+    /// Whether there is more than the properties.
+    fn is_at_work(&self) -> bool {
+        self.is_enabled() && !self.is_shut_down && !self.is_fatal
+    }
+
+    /// Whether the host's silence is measured, or will be when the controller is enabled.
+    pub fn keeps_alive(&self) -> bool {
+        self.keep_alive_ms > 0
+    }
+
     /// How long the host may be silent; None: for ever. Half as long again, and two seconds at least: time that is
     /// ours and the network's.
     pub fn patience(&self) -> Option<Duration> {
         let asked = Duration::from_millis(u64::from(self.keep_alive_ms));
-        let is_on = self.keep_alive_ms > 0 && self.is_enabled();
+        let is_on = self.keeps_alive() && self.is_enabled();
         is_on.then(|| asked + (asked / 2).max(Duration::from_secs(2)))
     }
 
     /// Bytes of data that a command brings along.
     ///
     /// # Errors
-    /// None of these commands brings so many.
+    /// None of these commands brings so many, or there is no such command now.
     pub fn data_in(&self, sqe: &Sqe) -> Result<u32, Status> {
+        match (sqe.opcode(), sqe.fabrics_type()) {
+            (fabrics::OPCODE, kind::PROPERTY_GET | kind::PROPERTY_SET) => {}
+            (fabrics::OPCODE, kind::CONNECT) => return Err(Status::COMMAND_SEQUENCE),
+            (fabrics::OPCODE, _) => return Err(Status::INVALID_OPCODE),
+            _ if !self.is_at_work() => return Err(Status::COMMAND_SEQUENCE),
+            (known, _) if ALL.contains(&known) => {}
+            _ => return Err(Status::INVALID_OPCODE),
+        }
         let wanted = match (sqe.opcode(), sqe.dword_low_byte()) {
             (opcode::SET_FEATURES, feature::TIMESTAMP) => TIMESTAMP_LEN,
             (opcode::SET_FEATURES, feature::HOST_BEHAVIOR) => HOST_BEHAVIOR_LEN,
@@ -170,7 +201,7 @@ impl Admin {
         if sqe.opcode() == fabrics::OPCODE {
             return self.fabrics(sqe, world);
         }
-        if !self.is_enabled() || self.is_shut_down {
+        if !self.is_at_work() {
             return Answer::Refused(Status::COMMAND_SEQUENCE);
         }
         let is_discovery = world.controller.pool.is_none();
@@ -246,14 +277,32 @@ impl Admin {
 
     fn feature(&self, sqe: &Sqe, world: &World<'_>) -> Result<Answer, Status> {
         let id = sqe.dword_low_byte();
-        let select = sqe.dword(10) >> 8 & 7;
-        if select == 3 {
-            // Capabilities: what can be changed can; nothing is saved.
-            return Ok(Answer::Done(u64::from(id != feature::HOST_ID) << 2));
-        }
-        if select > 3 {
+        let is_io = world.controller.pool.is_some();
+        if !feature::exists(id, is_io) {
             return Err(Status::INVALID_FIELD);
         }
+        match sqe.dword(10) >> 8 & 7 {
+            0 => self.present_feature(sqe, world),
+            // Nothing is saved: what is asked for then is the default.
+            1 | 2 => self.default_feature(sqe, world),
+            3 => Ok(Answer::Done(u64::from(feature::capabilities(id)))),
+            _ => Err(Status::INVALID_FIELD),
+        }
+    }
+
+    /// What a feature was when the host connected.
+    fn default_feature(&self, sqe: &Sqe, world: &World<'_>) -> Result<Answer, Status> {
+        match sqe.dword_low_byte() {
+            feature::WRITE_CACHE | feature::HOST_ID => self.present_feature(sqe, world),
+            feature::QUEUES => Ok(Answer::Done(u64::from(zero_based_twice(QUEUES_MAX)))),
+            feature::TIMESTAMP => exactly(sqe, vec![0; TIMESTAMP_LEN as usize]), // small
+            feature::HOST_BEHAVIOR => exactly(sqe, vec![0; HOST_BEHAVIOR_LEN as usize]), // small
+            _ => Ok(Answer::Done(0)),
+        }
+    }
+
+    fn present_feature(&self, sqe: &Sqe, world: &World<'_>) -> Result<Answer, Status> {
+        let id = sqe.dword_low_byte();
         let is_io = world.controller.pool.is_some();
         let value = match id {
             feature::EVENTS => self.events.wanted,
@@ -372,6 +421,9 @@ impl Admin {
         if offset > whole.len() as u64 {
             return Err(Status::INVALID_FIELD);
         }
+        let len = usize::try_from(len).map_err(|_| Status::INVALID_FIELD)?;
+        let answer = exactly(sqe, log_page::part(&whole, offset, len))?;
+        // Only what is on its way to the host has been looked at.
         if !retain {
             self.events.looked_at(id);
             if id == page::CHANGED_NAMESPACES {
@@ -384,8 +436,7 @@ impl Admin {
                 }
             }
         }
-        let len = usize::try_from(len).map_err(|_| Status::INVALID_FIELD)?;
-        exactly(sqe, log_page::part(&whole, offset, len))
+        Ok(answer)
     }
 
     /// Takes in what happened to reservations, but for what the host masked. Too much unread is not kept.
@@ -476,6 +527,7 @@ fn identify(sqe: &Sqe, world: &World<'_>) -> Result<Answer, Status> {
         0x05 if command_set == 0 => one(|_| vec![0; identify::LEN])?,
         0x06 if command_set == 0 => identify::nvm_controller(),
         0x07 if command_set == 0 && namespace < 0xffff_fffe => identify::active(&namespaces, namespace),
+        0x07 if command_set == 0 => return Err(Status::INVALID_NAMESPACE),
         0x08 => one(identify::independent_namespace)?,
         0x11 => one(identify::namespace)?,
         0x12 if namespaces.contains_key(&namespace) => identify::controllers(ids(), controller_id),

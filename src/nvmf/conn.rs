@@ -242,7 +242,7 @@ impl Session {
                 );
                 return self.fabric.close(controller);
             }
-            let look = now + if asked.is_some() { Duration::from_secs(1) } else { LOOK_EVERY };
+            let look = now + if admin.borrow().keeps_alive() { Duration::from_secs(1) } else { LOOK_EVERY };
             self.link.core().sleep_until(until.map_or(look, |until| until.max(look))).await;
         }
     }

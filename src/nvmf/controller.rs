@@ -198,7 +198,8 @@ impl Fabric {
     pub fn join(self: &Arc<Fabric>, connect: &Connect) -> Result<Seat, Refusal> {
         let found = lock(&self.registry).controllers.get(&connect.controller).cloned();
         let is_its = |c: &Arc<Controller>| c.subsystem == connect.subsystem && c.host == connect.host;
-        let controller = found.filter(is_its).ok_or(Refusal::data(field::CONTROLLER))?;
+        // One that has gone may have been there a moment ago: hosts give up for good what is refused for good.
+        let controller = found.filter(is_its).ok_or(Refusal::data(field::CONTROLLER).for_now())?;
         let term = controller.take_queue(connect.queue)?;
         Ok(self.seat(&controller, connect.queue, term))
     }
@@ -298,11 +299,16 @@ impl Controller {
 
     fn take_queue(&self, id: u16) -> Result<u64, Refusal> {
         let mut queues = lock(&self.queues);
-        if self.pool.is_none() || id == 0 || id > queues.granted {
-            return Err(Refusal::command(field::QUEUE));
+        let wrong = Refusal::command(field::QUEUE);
+        if self.pool.is_none() {
+            return Err(wrong);
         }
+        // Before it is enabled no queue can have been granted: that is not the number's fault.
         if !queues.enabled || queues.closed {
             return Err(Refusal::new(Status::COMMAND_SEQUENCE).for_now());
+        }
+        if id == 0 || id > queues.granted {
+            return Err(wrong);
         }
         if !queues.taken.insert(id) {
             return Err(Refusal::new(Status::INVALID_QUEUE).for_now());

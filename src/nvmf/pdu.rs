@@ -93,6 +93,12 @@ impl Kind {
         }
     }
 
+    /// Whether the header says where the data begins. Behind a termination's header it follows at once, and the field
+    /// is reserved.
+    fn says_where_data_is(self) -> bool {
+        !matches!(self, Kind::H2cTerm | Kind::C2hTerm)
+    }
+
     /// Connection and termination PDUs never carry digests.
     fn has_header_digest(self, digests: Digests) -> bool {
         match self {
@@ -237,8 +243,11 @@ impl Frame {
     }
 
     /// The same with what lies behind the header.
-    fn with_data(self, flags: u8, whole: u32, digest: bool, limits: DataLimits) -> Result<Frame, Fatal> {
+    fn with_data(mut self, flags: u8, whole: u32, digest: bool, limits: DataLimits) -> Result<Frame, Fatal> {
         let start = self.header_len + if self.has_header_digest { DIGEST_LEN } else { 0 };
+        if !self.kind.says_where_data_is() {
+            self.data_at = start;
+        }
         let whole = usize::try_from(whole).map_err(|_| Fatal::InvalidField(4))?;
         if self.data_at == 0 || whole == start {
             // A header with nothing behind it; its digest flag for data says nothing then.
@@ -305,7 +314,7 @@ fn common(kind: Kind, flags: u8, digests: Digests, data_len: u32) -> [u8; COMMON
     let whole =
         u32::try_from(start + tail).expect("small").checked_add(data_len).expect("data is below 4 GiB");
     let [a, b, c, d] = whole.to_le_bytes();
-    let data_at = if data_len > 0 { narrow(start) } else { 0 };
+    let data_at = if data_len > 0 && kind.says_where_data_is() { narrow(start) } else { 0 };
     [kind.number(), flags, narrow(kind.header_len()), data_at, a, b, c, d]
 }
 

@@ -19,4 +19,6 @@ mod client;
 mod handshake;
 mod hostile;
 mod server;
+#[path = "../shared/server.rs"]
+mod shared;
 mod transmission;

@@ -100,7 +100,12 @@ async fn start(link: &Rc<Link>, fabric: &Arc<Fabric>, inbox: &mut Inbox) -> Resu
     link.send_all(&answer.emit()).await.ok_or(Stop::Gone)?;
     for _ in 0..CONNECTS {
         let pdu = next(inbox, Stage::Introduced, digests).await?;
-        let Incoming::Command(sqe) = pdu.incoming else { return Err(Fatal::Sequence.into()) };
+        let sqe = match pdu.incoming {
+            Incoming::Command(sqe) => sqe,
+            // That is never answered.
+            Incoming::Termination(..) => return Err(Stop::Gone),
+            Incoming::Introduction(_) | Incoming::Data(_) => return Err(Fatal::Sequence.into()),
+        };
         inbox.consume(pdu.frame.head_len());
         let is_connect = sqe.opcode() == fabrics::OPCODE && sqe.fabrics_type() == kind::CONNECT;
         let data = match is_connect {

@@ -253,15 +253,15 @@ async fn take_data(
     session.hear();
     let key = usize::from(piece.tag);
     let taken = session.transfers.borrow_mut().get_mut(key).and_then(Option::take);
-    let Some(mut transfer) = taken else {
-        return Err(End::Fatal(pdu::Fatal::InvalidField(10), Vec::new()));
-    };
+    // The header was taken from the inbox already; this is what it was.
+    let blame = |why| End::Fatal(why, piece.emit_h2c(pdu.frame.last, session.digests).to_vec());
+    let Some(mut transfer) = taken else { return Err(blame(pdu::Fatal::InvalidField(10))) };
     if transfer.parts.is_empty() {
         transfer.parts = buffers_of(session, &transfer.command);
     }
     let received = match transfer.progress.accepts(piece, pdu.frame.last) {
         Ok(()) => receive_piece(inbox, &mut transfer, piece.len, pdu).await.map_err(End::from),
-        Err(why) => Err(End::Fatal(why, Vec::new())),
+        Err(why) => Err(blame(why)),
     };
     if let Err(end) = received {
         session.link.count_sent(1, 0);

@@ -205,7 +205,7 @@ fn no_header_makes_the_parser_panic() {
 fn a_termination_carries_the_offending_header() {
     let offending = emit_capsule(&[3; SQE_LEN], 0, BOTH);
     let bytes = emit_termination(Fatal::InvalidField(3), &offending);
-    assert_eq!(bytes[..14], [3, 0, 24, 24, 100, 0, 0, 0, 1, 0, 3, 0, 0, 0]);
+    assert_eq!(bytes[..14], [3, 0, 24, 0, 100, 0, 0, 0, 1, 0, 3, 0, 0, 0]);
     assert_eq!(bytes[SHORT_LEN..], offending[..]);
     assert_eq!(frame(&bytes, Side::Controller, BOTH).unwrap().data_len as usize, offending.len());
     assert_eq!(parse_termination(bytes[..SHORT_LEN].try_into().unwrap()), (1, 3));
