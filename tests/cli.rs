@@ -123,6 +123,7 @@ fn volume() -> VolumeReport {
         stripe_unit_bytes: 131_072,
         checksums: true,
         lba_bytes: 512,
+        namespace: 1,
         allocated_bytes: 10_000_000_000,
         single_copy_bytes: 0,
         unavailable_bytes: 0,

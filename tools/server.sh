@@ -9,7 +9,7 @@
 repository=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 DRYSTONE=${DRYSTONE:-${CARGO_TARGET_DIR:-$repository/target}/debug/drystone}
 dir=$(mktemp -d "${TMPDIR:-/tmp}/drystone-test.XXXXXX")
-port='' server='' at_exit=()
+port='' server='' at_exit=() nvme_options=(--nvme 127.0.0.1:0)
 
 drystone() { timeout -k 5 60 "$DRYSTONE" --state "$dir/state" --control "$dir/control.sock" "$@"; }
 
@@ -35,7 +35,8 @@ uri() { echo "nbd://127.0.0.1:$port/$1"; } # EXPORT
 start_server() { # EXPORT: returns when that export answers
     local command
     port=${port:-$(free_port)}
-    command=("$DRYSTONE" --state "$dir/state" --control "$dir/control.sock" serve --nbd "127.0.0.1:$port" --nvme 127.0.0.1:0)
+    command=("$DRYSTONE" --state "$dir/state" --control "$dir/control.sock" serve --nbd "127.0.0.1:$port"
+        "${nvme_options[@]}")
     if [ -n "${DRYSTONE_REFERENCE-}" ]; then
         command=(nbdkit -f -i 127.0.0.1 -p "$port" --filter=blocksize-policy file "dir=$dir/exports"
             blocksize-minimum=1 blocksize-preferred=4096 blocksize-maximum=32M)

@@ -246,6 +246,7 @@ mod tests {
             stripe_unit_bytes: 65536,
             checksums: false,
             lba_bytes: 512,
+            namespace: 1,
             allocated_bytes: 0,
             single_copy_bytes: 0,
             unavailable_bytes: 0,

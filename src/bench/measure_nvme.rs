@@ -40,6 +40,12 @@ impl Associated {
         Opened { ways, size: ByteLen(self.namespace.size), read_only: self.namespace.read_only }
     }
 
+    /// How much of the namespace takes no space, 0 to 1. Reading such bytes needs no drive.
+    pub fn unwritten_share(&self) -> f64 {
+        // Rounding is meant; a namespace is never empty.
+        1.0 - self.namespace.used as f64 / self.namespace.size as f64
+    }
+
     /// Ends the association in order.
     pub async fn close(self) {
         drop(self.queues);

@@ -144,7 +144,7 @@ pub async fn measure(core: &Core, ends: &Ends, plan: &Plan) -> Report {
         (None, None) => None,
     };
     let over_nvme = match &ends.namespace {
-        Some(end) => Some(measure_namespace(core, end, ends, plan).await),
+        Some(end) => Some(measure_namespace(core, end, ends, plan, &mut notes).await),
         None => None,
     };
     let (end_to_end, used, over_nvme) = match (over_nbd, over_nvme) {
@@ -196,6 +196,7 @@ async fn measure_namespace(
     end: &NamespaceEnd,
     ends: &Ends,
     plan: &Plan,
+    notes: &mut Vec<String>,
 ) -> (Figures, Option<Used>) {
     let associated = match associate(core, end, plan.connections.max(1)).await {
         Ok(associated) => associated,
@@ -203,6 +204,9 @@ async fn measure_namespace(
     };
     let connections = associated.queues.len();
     let contents = if ends.namespace_lent { Contents::Scratch } else { Contents::Precious(NO_SCRATCH) };
+    if !ends.namespace_lent {
+        notes.extend(unwritten_note("the namespace", associated.unwritten_share()));
+    }
     let target = TargetPlan { run: plan.run, region: plan.region, contents, server: ends.server };
     let measured = measure_target(core, associated.opened(), target).await;
     associated.close().await;
@@ -210,9 +214,13 @@ async fn measure_namespace(
 }
 
 async fn note_unwritten(core: &Core, end: &Endpoint, region: ByteLen) -> Option<String> {
-    let share = unwritten_share(core, end, region).await.filter(|share| *share > UNWRITTEN_NOTED)?;
+    unwritten_share(core, end, region).await.and_then(|share| unwritten_note("what was read", share))
+}
+
+fn unwritten_note(what: &str, share: f64) -> Option<String> {
     let percent = share * 100.0;
-    Some(format!("{percent:.0} % of what was read was never written: reading that needs no drive"))
+    let note = format!("{percent:.0} % of {what} was never written: reading that needs no drive");
+    (share > UNWRITTEN_NOTED).then_some(note)
 }
 
 fn kernel_release() -> String {

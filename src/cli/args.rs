@@ -15,6 +15,13 @@ pub const NBD_PORT: u16 = 10809;
 pub const NVME_PORT: u16 = 4420;
 pub const NVME_DISCOVERY_PORT: u16 = 8009;
 
+/// What clients speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Spoken {
+    Nbd,
+    Nvme,
+}
+
 /// One `--nvme`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NvmeListen {
@@ -323,6 +330,9 @@ pub enum ExportCommand {
         /// Print the commands for the client machine
         #[arg(long)]
         for_client: bool,
+        /// What the client is to speak
+        #[arg(long, value_enum, default_value_t = Spoken::Nbd, requires = "for_client")]
+        protocol: Spoken,
     },
 }
 

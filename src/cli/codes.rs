@@ -211,6 +211,11 @@ pub const CODES: &[Code] = &[
         "Choose another name, or export the other pool first.",
     ),
     code(
+        "POOL_IN_USE",
+        "NVMe hosts have the subsystem of the pool.",
+        "Disconnect them first: umount, then nvme disconnect -n NQN.",
+    ),
+    code(
         "PORT_TAKEN",
         "The address to listen on is in use, or not one of this machine.",
         "Stop who uses it, or listen elsewhere: drystone serve --nbd ADDRESS:PORT.",

@@ -1,10 +1,11 @@
 //! `export list | show [--for-client]`: how clients reach the volumes, with stock tools.
 
-use super::args::{ExportCommand, NBD_PORT};
+use super::args::{ExportCommand, NBD_PORT, NVME_PORT, Spoken};
 use super::exit::{Ended, Exit};
+use super::recipe::{Recipe, screen};
 use super::session::Session;
 use super::words::{Side, bytes, table};
-use crate::control::api::{Failure, StatusReport, VolumeReport};
+use crate::control::api::{Failure, PoolReport, StatusReport, VolumeReport};
 use serde::Serialize;
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,7 +14,9 @@ pub fn run(session: &Session, command: &ExportCommand) -> Result<Exit, Ended> {
     let host = host_name();
     match command {
         ExportCommand::List => list(session, &report, &host),
-        ExportCommand::Show { volume, for_client } => show(session, &report, &host, volume, *for_client)?,
+        ExportCommand::Show { volume, for_client, protocol } => {
+            show(session, &report, &host, volume, for_client.then_some(*protocol))?;
+        }
     }
     Ok(Exit::Done)
 }
@@ -27,7 +30,7 @@ fn host_name() -> String {
 /// How far away a client may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Reach {
+pub enum Reach {
     Network,
     ThisMachine,
     /// No daemon listens.
@@ -36,44 +39,87 @@ enum Reach {
 
 /// The address that clients should use.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Door {
-    host: String,
-    port: u16,
-    reach: Reach,
+pub struct Door {
+    pub spoken: Spoken,
+    pub host: String,
+    pub port: u16,
+    pub reach: Reach,
+}
+
+/// Both ways to the volumes.
+struct Doors {
+    nbd: Door,
+    nvme: Door,
+}
+
+impl Doors {
+    fn of(report: &StatusReport, host: &str) -> Doors {
+        Doors {
+            nbd: door(Spoken::Nbd, &report.listening, host),
+            nvme: door(Spoken::Nvme, &report.listening_nvme, host),
+        }
+    }
+
+    fn of_protocol(&self, spoken: Spoken) -> &Door {
+        match spoken {
+            Spoken::Nbd => &self.nbd,
+            Spoken::Nvme => &self.nvme,
+        }
+    }
 }
 
 /// The best of the addresses that are listened on: one that the network reaches, else one of this machine.
-fn door(listening: &[String], host: &str) -> Door {
+pub fn door(spoken: Spoken, listening: &[String], host: &str) -> Door {
     let tcp: Vec<SocketAddr> = listening.iter().filter_map(|a| a.parse().ok()).collect();
     let open = tcp.iter().find(|a| !a.ip().is_loopback());
     match (open, tcp.first()) {
         (Some(a), _) if a.ip().is_unspecified() => {
-            Door { host: host.to_owned(), port: a.port(), reach: Reach::Network }
+            Door { spoken, host: host.to_owned(), port: a.port(), reach: Reach::Network }
         }
-        (Some(a), _) => Door { host: a.ip().to_string(), port: a.port(), reach: Reach::Network },
-        (None, Some(a)) => Door { host: a.ip().to_string(), port: a.port(), reach: Reach::ThisMachine },
-        (None, None) => Door { host: host.to_owned(), port: NBD_PORT, reach: Reach::Nobody },
+        (Some(a), _) => Door { spoken, host: a.ip().to_string(), port: a.port(), reach: Reach::Network },
+        (None, Some(a)) => {
+            Door { spoken, host: a.ip().to_string(), port: a.port(), reach: Reach::ThisMachine }
+        }
+        (None, None) => {
+            Door { spoken, host: host.to_owned(), port: usual_port(spoken), reach: Reach::Nobody }
+        }
+    }
+}
+
+/// The port where clients look by themselves.
+pub fn usual_port(spoken: Spoken) -> u16 {
+    match spoken {
+        Spoken::Nbd => NBD_PORT,
+        Spoken::Nvme => NVME_PORT,
     }
 }
 
 impl Door {
-    fn uri(&self, volume: &str) -> String {
+    fn uri(&self, volume: &VolumeReport, pool: &PoolReport) -> String {
         let host = match self.host.parse::<IpAddr>() {
             Ok(IpAddr::V6(ip)) => format!("[{ip}]"),
             Ok(IpAddr::V4(_)) | Err(_) => self.host.clone(),
         };
-        let port = if self.port == NBD_PORT { String::new() } else { format!(":{}", self.port) };
-        format!("nbd://{host}{port}/{volume}")
+        let port =
+            if self.port == usual_port(self.spoken) { String::new() } else { format!(":{}", self.port) };
+        match self.spoken {
+            Spoken::Nbd => format!("nbd://{host}{port}/{}", volume.name),
+            Spoken::Nvme => format!("nvme://{host}{port}/{}/{}", nqn(pool), volume.namespace),
+        }
     }
 
     fn warning(&self) -> Option<String> {
-        let open = format!("drystone serve --nbd 0.0.0.0:{}", self.port);
+        let (option, name) = match self.spoken {
+            Spoken::Nbd => ("--nbd", "NBD"),
+            Spoken::Nvme => ("--nvme", "NVMe/TCP"),
+        };
+        let open = format!("drystone serve {option} 0.0.0.0:{}", self.port);
         match self.reach {
             Reach::Network => None,
             Reach::ThisMachine => Some(format!(
                 "the daemon listens on {} only: just this machine can attach.\n\
                  to open it to the network:   {open}\n\
-                 NBD knows no passwords: open it only to a network where every machine is trusted.",
+                 {name} here knows no passwords: open it only to a network where every machine is trusted.",
                 self.host
             )),
             Reach::Nobody => Some(format!(
@@ -85,24 +131,39 @@ impl Door {
     }
 }
 
-fn volumes(report: &StatusReport) -> impl Iterator<Item = &VolumeReport> {
-    report.pools.iter().flat_map(|pool| &pool.volumes)
+/// The name of a pool for NVMe hosts.
+pub fn nqn(pool: &PoolReport) -> String {
+    format!("nqn.2014-08.org.nvmexpress:uuid:{}", pool.uuid)
+}
+
+fn volumes(report: &StatusReport) -> impl Iterator<Item = (&PoolReport, &VolumeReport)> {
+    report.pools.iter().flat_map(|pool| pool.volumes.iter().map(move |volume| (pool, volume)))
 }
 
 fn list(session: &Session, report: &StatusReport, host: &str) {
-    let door = door(&report.listening, host);
+    let doors = Doors::of(report, host);
     if session.screen.json {
-        let exports: Vec<_> = volumes(report)
-            .map(|v| serde_json::json!({ "name": v.name, "uri": door.uri(&v.name), "size_bytes": v.size_bytes, "connections": v.connections }))
-            .collect();
-        let body = serde_json::json!({ "listening": report.listening, "exports": exports });
+        let export = |(pool, v): (&PoolReport, &VolumeReport)| {
+            serde_json::json!({
+                "name": v.name, "uri": doors.nbd.uri(v, pool), "nvme_uri": doors.nvme.uri(v, pool),
+                "size_bytes": v.size_bytes, "connections": v.connections,
+            })
+        };
+        let exports: Vec<_> = volumes(report).map(export).collect();
+        let body = serde_json::json!({
+            "listening": report.listening, "listening_nvme": report.listening_nvme, "exports": exports,
+        });
         session.screen.document("drystone.exports/1", &body);
         return;
     }
-    let row = |v: &VolumeReport| {
-        vec![v.name.clone(), door.uri(&v.name), bytes(v.size_bytes), v.connections.to_string()]
+    let row = |(pool, v): (&PoolReport, &VolumeReport)| {
+        let clients = v.connections.to_string();
+        let first = vec![v.name.clone(), doors.nbd.uri(v, pool), bytes(v.size_bytes), clients];
+        let nvme = (doors.nvme.reach != Reach::Nobody)
+            .then(|| vec![String::new(), doors.nvme.uri(v, pool), String::new(), String::new()]);
+        [Some(first), nvme].into_iter().flatten()
     };
-    let rows: Vec<_> = volumes(report).map(row).collect();
+    let rows: Vec<_> = volumes(report).flat_map(row).collect();
     let columns =
         [("VOLUME", Side::Left), ("ADDRESS", Side::Left), ("SIZE", Side::Right), ("CLIENTS", Side::Right)];
     if !rows.is_empty() {
@@ -111,7 +172,7 @@ fn list(session: &Session, report: &StatusReport, host: &str) {
     let nothing = rows
         .is_empty()
         .then(|| "There is no volume. Make one: drystone volume create NAME --size SIZE".to_owned());
-    nothing.into_iter().chain(door.warning()).for_each(|text| session.screen.say(&text));
+    nothing.into_iter().chain(doors.nbd.warning()).for_each(|text| session.screen.say(&text));
 }
 
 fn show(
@@ -119,31 +180,38 @@ fn show(
     report: &StatusReport,
     host: &str,
     name: &str,
-    for_client: bool,
+    for_client: Option<Spoken>,
 ) -> Result<(), Ended> {
-    let known = volumes(report).find(|v| v.name == name);
-    let volume = known.ok_or_else(|| {
+    let known = volumes(report).find(|(_, v)| v.name == name);
+    let (pool, volume) = known.ok_or_else(|| {
         Failure::failed("NO_VOLUME", format!("there is no volume `{name}`"))
             .with("`drystone volume list` shows them")
     })?;
-    let door = door(&report.listening, host);
-    let recipe = recipe(&door, volume);
+    let doors = Doors::of(report, host);
+    let door = doors.of_protocol(for_client.unwrap_or(Spoken::Nbd));
     if session.screen.json {
-        let commands: Vec<_> = recipe.iter().map(|step| &step.command).collect();
+        let commands = |door: &Door| -> Vec<String> {
+            Recipe::of(door, pool, volume).steps.into_iter().map(|step| step.command).collect()
+        };
         let body = serde_json::json!({
-            "name": volume.name, "uri": door.uri(name), "reach": door.reach, "size_bytes": volume.size_bytes,
-            "connections": volume.connections, "client_commands": commands,
+            "name": volume.name, "uri": doors.nbd.uri(volume, pool), "reach": doors.nbd.reach,
+            "nvme_uri": doors.nvme.uri(volume, pool), "nvme_reach": doors.nvme.reach,
+            "size_bytes": volume.size_bytes, "connections": volume.connections,
+            "client_commands": commands(&doors.nbd), "nvme_client_commands": commands(&doors.nvme),
         });
         session.screen.document("drystone.export/1", &body);
-    } else if for_client {
-        session.screen.print(&recipe_screen(&recipe, &door, volume));
+    } else if for_client.is_some() {
+        session.screen.print(&screen(&Recipe::of(door, pool, volume), door, volume));
     } else {
         let next = format!("to attach it:  drystone export show {name} --for-client");
         let facts = format!(
-            "{name}   {}   {}   {} clients",
-            door.uri(name),
+            "{name}   {}   {}   {} clients\n{:width$}   {}",
+            doors.nbd.uri(volume, pool),
             bytes(volume.size_bytes),
-            volume.connections
+            volume.connections,
+            "",
+            doors.nvme.uri(volume, pool),
+            width = name.chars().count(),
         );
         session.screen.print(&format!("{facts}\n{next}\n"));
     }
@@ -151,114 +219,40 @@ fn show(
     Ok(())
 }
 
-/// One command for the client, and why it is as it is.
-struct Step {
-    why: &'static str,
-    command: String,
-}
-
-fn recipe(door: &Door, volume: &VolumeReport) -> Vec<Step> {
-    let (name, host) = (&volume.name, &door.host);
-    let port = if door.port == NBD_PORT { String::new() } else { format!(",port={}", door.port) };
-    let line = format!("nbd0 {host} {name} conns=4,bs=4096,persist{port}");
-    let mount = format!("/srv/{name}");
-    let fstab = format!("/dev/nbd0 {mount} ext4 _netdev,nofail,x-systemd.requires=nbd@nbd0.service 0 0");
-    let step = |why, command| Step { why, command };
-    vec![
-        step("stock tools, nothing of ours to install", "apt install nbd-client".to_owned()),
-        step(
-            "4 connections let several requests travel at once; bs=4096 spares the server half-written blocks; \
-             persist makes nbd-client try again when the connection breaks",
-            format!("echo '{line}' >> /etc/nbdtab"),
-        ),
-        step(
-            "attaches /dev/nbd0 now and at every boot, after the network is up",
-            "systemctl enable --now nbd@nbd0".to_owned(),
-        ),
-        step(
-            "once, on an empty volume: this erases what is on it. Or mkfs.xfs",
-            "mkfs.ext4 /dev/nbd0".to_owned(),
-        ),
-        step(
-            "_netdev waits for the network, nofail lets the machine boot while the server is away",
-            format!("echo '{fstab}' >> /etc/fstab"),
-        ),
-        step("", format!("mkdir -p {mount} && mount {mount}")),
-    ]
-}
-
-fn recipe_screen(recipe: &[Step], door: &Door, volume: &VolumeReport) -> String {
-    let place = match door.reach {
-        Reach::Network | Reach::Nobody => "on the client machine",
-        Reach::ThisMachine => "on this machine",
-    };
-    let mut text = format!("# {place}, as root: {} of {}\n", volume.name, bytes(volume.size_bytes));
-    for step in recipe {
-        if !step.why.is_empty() {
-            text += &format!("# {}\n", step.why);
-        }
-        text += &format!("{}\n", step.command);
-    }
-    let port = if door.port == NBD_PORT { String::new() } else { format!(" {}", door.port) };
-    let by_hand =
-        format!("nbd-client -N {} {}{port} /dev/nbd0 -C 4 -b 4096 -persist", volume.name, door.host);
-    text + &format!(
-        "# without nbdtab, until the next boot:  modprobe nbd && {by_hand}\n# to let go:  umount /srv/{0} && nbd-client -d /dev/nbd0\n",
-        volume.name
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::status::tests::healthy;
     use super::*;
 
-    fn opened(listening: &[&str]) -> Door {
-        door(&listening.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>(), "stonebox")
+    fn opened(spoken: Spoken, listening: &[&str]) -> Door {
+        door(spoken, &listening.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>(), "stonebox")
     }
 
     #[test]
     fn the_address_is_one_that_the_client_can_reach() {
-        let uri = |listening: &[&str]| opened(listening).uri("data");
-        assert_eq!(uri(&["127.0.0.1:10809", "0.0.0.0:10809"]), "nbd://stonebox/data");
-        assert_eq!(uri(&["192.168.1.5:7000"]), "nbd://192.168.1.5:7000/data");
-        assert_eq!(uri(&["[fd00::1]:10809"]), "nbd://[fd00::1]/data");
-        assert_eq!(uri(&["127.0.0.1:10809"]), "nbd://127.0.0.1/data");
-        assert_eq!(uri(&["unix:/run/nbd.sock"]), "nbd://stonebox/data");
+        let pool = healthy();
+        let uri = |spoken, listening: &[&str]| opened(spoken, listening).uri(&pool.volumes[0], &pool);
+        let nbd = |listening| uri(Spoken::Nbd, listening);
+        assert_eq!(nbd(&["127.0.0.1:10809", "0.0.0.0:10809"]), "nbd://stonebox/data");
+        assert_eq!(nbd(&["192.168.1.5:7000"]), "nbd://192.168.1.5:7000/data");
+        assert_eq!(nbd(&["[fd00::1]:10809"]), "nbd://[fd00::1]/data");
+        assert_eq!(nbd(&["127.0.0.1:10809"]), "nbd://127.0.0.1/data");
+        assert_eq!(nbd(&["unix:/run/nbd.sock"]), "nbd://stonebox/data");
+        let name = format!("nqn.2014-08.org.nvmexpress:uuid:{}", pool.uuid);
+        assert_eq!(uri(Spoken::Nvme, &["0.0.0.0:4420"]), format!("nvme://stonebox/{name}/1"));
+        assert_eq!(uri(Spoken::Nvme, &["[fd00::1]:4421"]), format!("nvme://[fd00::1]:4421/{name}/1"));
     }
 
     #[test]
     fn loopback_only_and_no_daemon_are_warned_about() {
-        assert_eq!(opened(&["0.0.0.0:10809"]).warning(), None);
-        let local = opened(&["127.0.0.1:7000"]);
+        assert_eq!(opened(Spoken::Nbd, &["0.0.0.0:10809"]).warning(), None);
+        let local = opened(Spoken::Nbd, &["127.0.0.1:7000"]);
         assert_eq!(local.reach, Reach::ThisMachine);
         assert!(local.warning().unwrap().contains("drystone serve --nbd 0.0.0.0:7000\n"));
-        let nobody = opened(&[]);
+        let nvme = opened(Spoken::Nvme, &["127.0.0.1:4420"]);
+        assert!(nvme.warning().unwrap().contains("drystone serve --nvme 0.0.0.0:4420\n"));
+        let nobody = opened(Spoken::Nbd, &[]);
         assert_eq!(nobody.reach, Reach::Nobody);
         assert!(nobody.warning().unwrap().contains("no daemon listens"));
-    }
-
-    #[test]
-    fn the_recipe_is_complete() {
-        let volume = healthy().volumes.remove(0);
-        let door = opened(&["0.0.0.0:10810"]);
-        let expected = "\
-# on the client machine, as root: data of 310.0 GB
-# stock tools, nothing of ours to install
-apt install nbd-client
-# 4 connections let several requests travel at once; bs=4096 spares the server half-written blocks; persist makes \
-nbd-client try again when the connection breaks
-echo 'nbd0 stonebox data conns=4,bs=4096,persist,port=10810' >> /etc/nbdtab
-# attaches /dev/nbd0 now and at every boot, after the network is up
-systemctl enable --now nbd@nbd0
-# once, on an empty volume: this erases what is on it. Or mkfs.xfs
-mkfs.ext4 /dev/nbd0
-# _netdev waits for the network, nofail lets the machine boot while the server is away
-echo '/dev/nbd0 /srv/data ext4 _netdev,nofail,x-systemd.requires=nbd@nbd0.service 0 0' >> /etc/fstab
-mkdir -p /srv/data && mount /srv/data
-# without nbdtab, until the next boot:  modprobe nbd && nbd-client -N data stonebox 10810 /dev/nbd0 -C 4 -b 4096 -persist
-# to let go:  umount /srv/data && nbd-client -d /dev/nbd0
-";
-        assert_eq!(recipe_screen(&recipe(&door, &volume), &door, &volume), expected);
     }
 }

@@ -17,6 +17,7 @@ mod export;
 mod interrupt;
 mod plan;
 mod pool;
+mod recipe;
 mod salvage;
 mod screen;
 mod serve;

@@ -148,6 +148,7 @@ mod tests {
             stripe_unit_bytes: 131_072,
             checksums: true,
             lba_bytes: 512,
+            namespace: 1,
             allocated_bytes: 19_000_000_000,
             single_copy_bytes: 0,
             unavailable_bytes: 0,

@@ -354,6 +354,9 @@ pub struct VolumeReport {
     /// The sector that NVMe hosts see.
     #[serde(default = "lba_bytes_default")]
     pub lba_bytes: u32,
+    /// Its number among the namespaces that NVMe hosts see.
+    #[serde(default)]
+    pub namespace: u32,
     pub allocated_bytes: u64,
     pub single_copy_bytes: u64,
     pub unavailable_bytes: u64,

@@ -17,6 +17,7 @@ use crate::control::api::{
 use crate::control::refusal::{admit, not_inspected};
 use crate::control::server::ConnectionId;
 use crate::disk::inspect::{Drive, inspect};
+use crate::nvmf::subsystem::nqn_of;
 use crate::pool::progress::Progress;
 use crate::pool::report::MemberFacts;
 use crate::pool::verdict::Findings;
@@ -320,6 +321,7 @@ impl Service {
         for volume in open.pool.volumes().keys() {
             self.refuse_if_connected(volume)?;
         }
+        self.refuse_if_hosts(&open.pool)?;
         self.withdraw(&open);
         self.pools.borrow_mut().remove(name);
         let closed = open.pool.close(&self.core).await;
@@ -416,7 +418,8 @@ impl Service {
             Some(WorkReport { kind, done_bytes, total_bytes, bytes_per_second: underway.rate })
         };
         let beside = Beside { work: works.into_iter().filter_map(report).collect() };
-        pool_report(&facts, beside, |volume| self.connections(volume))
+        let hosts = self.hosts(open.pool.uuid());
+        pool_report(&facts, beside, |volume| self.connections(volume) + hosts)
     }
 
     async fn declare_dead(&self, disk: &str) -> Result<String, Failure> {
@@ -498,6 +501,26 @@ impl Service {
 
     fn connections(&self, volume: &str) -> u32 {
         self.target.as_ref().map_or(0, |target| target.connections_of(volume))
+    }
+
+    /// NVMe hosts that have the volumes of a pool. They have all of them, mounted or not, so that none of these is said
+    /// to be in use by that alone.
+    fn hosts(&self, pool: Uuid) -> u32 {
+        let hosts = self.target.as_ref().map_or(0, |target| target.hosts_of(pool));
+        u32::try_from(hosts).unwrap_or(u32::MAX)
+    }
+
+    fn refuse_if_hosts(&self, pool: &Pool) -> Result<(), Failure> {
+        match self.hosts(pool.uuid()) {
+            0 => Ok(()),
+            n => {
+                Err(Failure::refused("POOL_IN_USE", format!("{n} NVMe hosts have the volumes of this pool"))
+                    .with(format!(
+                        "disconnect them first: umount, then nvme disconnect -n {}",
+                        nqn_of(pool.uuid())
+                    )))
+            }
+        }
     }
 
     fn refuse_if_connected(&self, volume: &str) -> Result<(), Failure> {

@@ -23,7 +23,7 @@ const LARGE: usize = 128 << 10;
 const QUIET: u32 = 64;
 
 /// Payloads from this length on are received in place, with only `BULK_WINDOW` bytes behind them.
-const BULK: u64 = 32 << 10;
+pub const BULK: u64 = 32 << 10;
 const BULK_WINDOW: usize = 512;
 
 /// The connection has ended in the middle of something.

@@ -10,7 +10,7 @@
 mod inbox;
 mod send;
 
-pub use inbox::{Gone, Inbox};
+pub use inbox::{BULK, Gone, Inbox};
 pub use send::{SEND_MAX, run as send_outbox};
 
 use crate::base::limits::{CHUNK_MAX, PAYLOAD_MAX, REQUESTS_IN_FLIGHT_MAX};
@@ -257,6 +257,13 @@ impl Link {
 
     pub fn is_dead(&self) -> bool {
         self.phase.get() == Phase::Dead
+    }
+
+    /// Waits until the connection is dead.
+    pub async fn died(&self) {
+        while !self.is_dead() {
+            self.held.changed.wait().await;
+        }
     }
 
     /// Waits until `stop` is called; for one task.

@@ -27,7 +27,7 @@ use super::subsystem::Subsystem;
 use crate::io::buf::BufMut;
 use crate::io::time::Instant;
 use crate::link::{Chunk, Head, Link, Share, send_outbox};
-use crate::volume::Handle;
+use crate::volume::{Handle, Volume};
 use futures_util::future::{Either, select};
 use slab::Slab;
 use smallvec::SmallVec;
@@ -69,7 +69,7 @@ struct Queue {
 
 /// What a command is about.
 enum Plan {
-    Io(Handle, Action, Extent),
+    Io(Rc<Handle>, Action, Extent),
     /// Flush of all namespaces.
     FlushAll,
     Admin,
@@ -103,7 +103,8 @@ struct Transfer {
 #[derive(Default)]
 struct Known {
     version: Option<u64>,
-    handles: BTreeMap<u32, Handle>,
+    /// Counted on this core alone: a volume's own count is shared by all.
+    handles: BTreeMap<u32, Rc<Handle>>,
     /// The reservations of namespaces, and the versions of the bytes that they were read from.
     reservations: BTreeMap<u32, (u64, Reservations)>,
 }
@@ -209,7 +210,7 @@ impl Session {
         loop {
             let mut state = admin.borrow_mut();
             let aborted = state.aborted.pop();
-            let next = if aborted.is_some() { None } else { state.events.next() };
+            let next = if aborted.is_some() { None } else { state.events.due() };
             drop(state);
             match (aborted, next) {
                 (Some(id), _) => self.answer_late(id, Err((Status::ABORTED, false))),
@@ -256,12 +257,12 @@ impl Session {
     }
 
     /// The way to a namespace, if it is active.
-    fn handle(&self, namespace: u32) -> Option<Handle> {
+    fn handle(&self, namespace: u32) -> Option<Rc<Handle>> {
         self.refresh();
         self.known.borrow().handles.get(&namespace).cloned()
     }
 
-    fn all_handles(&self) -> Vec<Handle> {
+    fn all_handles(&self) -> Vec<Rc<Handle>> {
         self.refresh();
         self.known.borrow().handles.values().cloned().collect()
     }
@@ -275,7 +276,8 @@ impl Session {
         let subsystem = pool.and_then(|pool| Subsystem::of(&self.fabric.catalog, pool));
         let core = self.link.core();
         let namespaces = subsystem.map(|s| s.namespaces).unwrap_or_default();
-        let handles = namespaces.into_iter().map(|(number, volume)| (number, volume.handle(core))).collect();
+        let way = |(number, volume): (u32, Arc<Volume>)| (number, Rc::new(volume.handle(core)));
+        let handles = namespaces.into_iter().map(way).collect();
         *self.known.borrow_mut() = Known { version, handles, reservations: BTreeMap::new() };
     }
 
@@ -342,6 +344,21 @@ impl Session {
         });
     }
 
+    /// A daemon that stops lets I/O queues finish what is in flight: they end with their controller.
+    async fn io_queues_ended(&self) {
+        let died = pin!(self.link.died());
+        let others = async {
+            loop {
+                let ended = self.fabric.queue_ended();
+                if self.seat.controller.is_alone() {
+                    return;
+                }
+                ended.await;
+            }
+        };
+        select(pin!(others), died).await;
+    }
+
     /// Sends what is still to be sent, closes the socket, and waits for the commands that are still running.
     async fn finish(&self, end: End) {
         let link = &self.link;
@@ -378,6 +395,9 @@ impl Session {
         drop(transfers);
         link.count_sent(waiting + asked, 0);
         link.all_sent().await;
+        if self.queue.id == 0 && link.is_stopping() {
+            self.io_queues_ended().await;
+        }
         if says_why && !link.is_dead() {
             link.linger().await;
         }

@@ -138,7 +138,7 @@ impl Fabric {
     pub fn add_portal(&self, address: SocketAddr, wall_ns: u64) {
         lock(&self.portals).push(address);
         // Seconds, with room for the changes of each.
-        self.generation.fetch_max(wall_ns / 1_000_000_000 << 20, Ordering::AcqRel);
+        self.generation.fetch_max((wall_ns / 1_000_000_000) << 20, Ordering::AcqRel);
         self.catalog.note_change();
     }
 
@@ -213,8 +213,8 @@ impl Fabric {
     /// Whether requests of associations that this host gave up still run: what it sends again must not overtake them.
     pub fn has_leftovers(&self, controller: &Controller) -> bool {
         let registry = lock(&self.registry);
-        let is_its = |c: &&Arc<Controller>| c.host == controller.host && c.pool == controller.pool;
-        registry.leaving.iter().any(|c| is_its(&c))
+        let is_its = |c: &Controller| c.host == controller.host && c.pool == controller.pool;
+        registry.leaving.iter().any(|c| is_its(c) && c.id != controller.id)
     }
 
     /// Ends when a queue has ended after this call.
@@ -290,6 +290,11 @@ impl Controller {
 
     pub fn granted(&self) -> u16 {
         lock(&self.queues).granted.max(1)
+    }
+
+    /// Whether only its admin queue is left.
+    pub fn is_alone(&self) -> bool {
+        lock(&self.queues).seats <= 1
     }
 
     fn take_queue(&self, id: u16) -> Result<u64, Refusal> {

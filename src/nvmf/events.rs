@@ -91,7 +91,7 @@ impl Events {
     }
 
     /// A request to answer, with dword 0 of its completion.
-    pub fn next(&mut self) -> Option<(u16, u64)> {
+    pub fn due(&mut self) -> Option<(u16, u64)> {
         let event = ALL.into_iter().find(|event| self.pending & !self.told & event.bit() != 0)?;
         let id = self.held.pop_front()?;
         self.pending &= !event.bit();
@@ -120,17 +120,17 @@ mod tests {
     fn an_event_waits_for_a_request_and_is_told_once_until_it_is_looked_at() {
         let mut events = Events { wanted: 1 << 8 | 1 << 11, ..Events::default() };
         events.raise(Event::Namespaces);
-        assert_eq!(events.next(), None);
+        assert_eq!(events.due(), None);
         events.hold(7).unwrap();
-        assert_eq!(events.next(), Some((7, 0x0004_0002)));
+        assert_eq!(events.due(), Some((7, 0x0004_0002)));
         events.raise(Event::Namespaces);
         events.hold(8).unwrap();
-        assert_eq!(events.next(), None, "the host has not read the log");
+        assert_eq!(events.due(), None, "the host has not read the log");
         events.raise(Event::Ana);
-        assert_eq!(events.next(), Some((8, 0x000c_0302)));
+        assert_eq!(events.due(), Some((8, 0x000c_0302)));
         events.hold(9).unwrap();
         events.looked_at(4);
-        assert_eq!(events.next(), Some((9, 0x0004_0002)), "it happened again meanwhile");
+        assert_eq!(events.due(), Some((9, 0x0004_0002)), "it happened again meanwhile");
     }
 
     #[test]
@@ -139,9 +139,9 @@ mod tests {
         events.raise(Event::Ana);
         (0..4).for_each(|id| events.hold(id).unwrap());
         assert_eq!(events.hold(4), Err(Status::EVENT_LIMIT));
-        assert_eq!(events.next(), None);
+        assert_eq!(events.due(), None);
         events.raise(Event::Discovery);
-        assert_eq!(events.next(), Some((0, 0x0070_f002)));
+        assert_eq!(events.due(), Some((0, 0x0070_f002)));
         assert_eq!(events.reset(), [1, 2, 3]);
         assert_eq!(events.wanted, 0);
     }

@@ -180,7 +180,9 @@ fn emit_record(record: &Record) -> [u8; RECORD_LEN] {
         RecordKind::ThisDiscovery => (3, DISCOVERY_NQN, 3),
     };
     bytes[2] = subtype;
-    bytes[3] = 1 << 2 | 2; // no secure channel; hosts may do without SQ flow control
+    // Hosts may do without SQ flow control. Of a secure channel nothing is said: "not required" makes nvme-cli's
+    // connect-all ask the kernel for TLS.
+    bytes[3] = 1 << 2;
     bytes[4..6].copy_from_slice(&record.port.to_le_bytes());
     bytes[6..8].copy_from_slice(&0xffff_u16.to_le_bytes());
     bytes[8..10].copy_from_slice(&32_u16.to_le_bytes());
@@ -230,7 +232,7 @@ mod tests {
         assert_eq!(page.len(), 2048);
         assert_eq!((page[0], page[8], page[16]), (9, 1, 0));
         let bytes = &page[1024..];
-        assert_eq!(bytes[..12], [3, 1, 2, 6, 5, 0, 255, 255, 32, 0, 0, 0]);
+        assert_eq!(bytes[..12], [3, 1, 2, 4, 5, 0, 255, 255, 32, 0, 0, 0]);
         assert!(bytes[32..64].starts_with(b"4420  ") && bytes[512..].starts_with(b"10.0.0.2  "));
         assert!(bytes[256..].starts_with(b"nqn.x\0"));
     }

@@ -9,7 +9,7 @@ use super::quorum::{Tally, votes_of};
 use super::rebuild::hindrance;
 use super::state::{MemberState, State};
 use crate::base::limits::BLOCK;
-use crate::base::units::{ByteLen, MemberId, Span};
+use crate::base::units::{ByteLen, MemberId, Span, VolumeId};
 use crate::reactor::sync::lock;
 use std::sync::atomic::Ordering;
 
@@ -68,6 +68,7 @@ pub struct MemberFacts {
 
 #[derive(Clone, Debug, Default)]
 pub struct VolumeFacts {
+    pub id: VolumeId,
     pub name: String,
     pub uuid: uuid::Uuid,
     pub size: ByteLen,
@@ -179,7 +180,7 @@ impl Pool {
         }
     }
 
-    fn volume_facts(&self, state: &State, id: crate::base::units::VolumeId) -> VolumeFacts {
+    fn volume_facts(&self, state: &State, id: VolumeId) -> VolumeFacts {
         let volume = &state.volumes[&id];
         let (mut below, mut single, mut none) = (0, 0, 0);
         for slot in volume.slots.values() {
@@ -190,6 +191,7 @@ impl Pool {
         }
         let bytes = |slots: usize| self.shared.slot_bytes(slots);
         VolumeFacts {
+            id,
             name: volume.name.clone(),
             uuid: volume.uuid,
             size: volume.size,

@@ -222,3 +222,6 @@ impl Drop for Served {
         }
     }
 }
+
+#[cfg(test)]
+mod host_tests;

@@ -37,6 +37,7 @@ fn volume(allocated: u64) -> VolumeReport {
         stripe_unit_bytes: 128 << 10,
         checksums: true,
         lba_bytes: 512,
+        namespace: 1,
         allocated_bytes: allocated,
         single_copy_bytes: 0,
         unavailable_bytes: 0,

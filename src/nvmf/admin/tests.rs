@@ -132,7 +132,7 @@ impl Rig {
     /// Holds a request; the event that it is answered with at once, if there is one.
     fn listen(&mut self) -> Option<u64> {
         assert_eq!(self.ask(&sqe(opcode::EVENT_REQUEST, 0, 0, &[]), &[]), Answer::Held);
-        self.admin.events.next().map(|(_, event)| event)
+        self.admin.events.due().map(|(_, event)| event)
     }
 }
 
@@ -360,12 +360,12 @@ fn what_changes_in_the_catalog_is_told_and_listed_until_it_was_read() {
     };
     rig.fabric.catalog.insert(volume("more", 32));
     rig.look();
-    assert_eq!(rig.admin.events.next(), None, "the log was not read");
-    assert_eq!((listed(&mut rig, true), rig.admin.events.next()), (number, None), "retained");
+    assert_eq!(rig.admin.events.due(), None, "the log was not read");
+    assert_eq!((listed(&mut rig, true), rig.admin.events.due()), (number, None), "retained");
     let unread = sqe(opcode::GET_LOG_PAGE, 0, 8, &[(10, u32::from(page::CHANGED_NAMESPACES))]);
     assert_eq!(rig.ask(&unread, &[]), refused(Status::SGL_LENGTH));
     assert_eq!(listed(&mut rig, false), number);
-    assert_eq!(rig.admin.events.next().map(|(_, event)| event), Some(0x0004_0002), "it grew");
+    assert_eq!(rig.admin.events.due().map(|(_, event)| event), Some(0x0004_0002), "it grew");
     assert_eq!(listed(&mut rig, false), 0);
     rig.fabric.catalog.remove("more");
     rig.look();

@@ -79,7 +79,7 @@ fn administer(session: &Rc<Session>, command: &Command, payload: &Payload, share
 
 async fn flush_all(session: Rc<Session>, id: u16) {
     let handles = session.all_handles();
-    let flushed = try_join_all(handles.iter().map(Handle::flush)).await;
+    let flushed = try_join_all(handles.iter().map(|handle| handle.flush())).await;
     session.answer(id, flushed.map(|_| 0).map_err(|status| status_of(status, false)), None);
 }
 
@@ -91,7 +91,7 @@ async fn flush_all(session: Rc<Session>, id: u16) {
 fn execute(
     session: Rc<Session>,
     id: u16,
-    handle: Handle,
+    handle: Rc<Handle>,
     action: Action,
     extent: Extent,
     payload: Payload,

@@ -282,7 +282,7 @@ async fn take_seat(link: &Rc<Link>, fabric: &Arc<Fabric>, connect: &Connect) -> 
         let ended = fabric.queue_ended();
         match fabric.join(connect) {
             Err(refusal) if refusal.status == Status::INVALID_QUEUE && core.now() < give_up => {
-                select(pin!(ended), pin!(core.sleep_until(give_up))).await;
+                select(select(pin!(ended), core.sleep_until(give_up)), pin!(link.died())).await;
             }
             seated => break seated?,
         }
@@ -291,9 +291,13 @@ async fn take_seat(link: &Rc<Link>, fabric: &Arc<Fabric>, connect: &Connect) -> 
     // writes). The deadline of the handshake bounds this.
     loop {
         let ended = fabric.queue_ended();
-        if !fabric.has_leftovers(&seat.controller) || link.is_dead() {
+        if !seat.is_wanted() || link.is_dead() {
+            return Err(Refusal::data(field::CONTROLLER).for_now());
+        }
+        if !fabric.has_leftovers(&seat.controller) {
             return Ok(seat);
         }
-        ended.await;
+        let (unwanted, died) = (pin!(seat.unwanted()), pin!(link.died()));
+        select(pin!(ended), select(unwanted, died)).await;
     }
 }

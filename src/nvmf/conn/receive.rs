@@ -12,7 +12,7 @@ use super::{Command, End, Plan, SMALL, Session, Transfer, WAIT_MAX, execute};
 use crate::base::units::Span;
 use crate::block::{Payload, pieces};
 use crate::io::buf::Buf;
-use crate::link::{Chunk, Gone, Head, Inbox, SEND_MAX, Share};
+use crate::link::{BULK, Chunk, Gone, Head, Inbox, SEND_MAX, Share};
 use crate::reactor::sync::yield_now;
 use smallvec::SmallVec;
 use std::rc::Rc;
@@ -106,7 +106,9 @@ async fn take_command(session: &Rc<Session>, inbox: &mut Inbox, sqe: &Sqe, pdu: 
         }
     };
     if arrival != Arrival::Here {
-        inbox.bulk = false;
+        // Data that is asked for comes next, sooner or later; what is read along with its header has to be copied.
+        inbox.bulk =
+            u64::from(command.request) >= BULK || session.transfers.borrow().iter().any(|(_, t)| t.is_some());
         admit(session, command, None);
         return Ok(());
     }
@@ -281,7 +283,7 @@ async fn take_data(
 async fn receive_piece(inbox: &mut Inbox, transfer: &mut Transfer, len: u32, pdu: &Pdu) -> Result<(), Gone> {
     let mut left = usize::try_from(len).map_err(|_| Gone)?;
     let mut sum = 0;
-    inbox.bulk = true;
+    inbox.bulk = u64::from(transfer.progress.len) >= BULK;
     while left > 0 {
         let (index, filled) = transfer.at;
         let Some((buf, whole)) = transfer.parts.remove(index) else { return Err(Gone) };

@@ -48,7 +48,7 @@ impl Session {
 pub(super) async fn execute(
     session: Rc<Session>,
     sqe: Sqe,
-    handle: Handle,
+    handle: Rc<Handle>,
     action: Action,
     payload: Payload,
 ) {

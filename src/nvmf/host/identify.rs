@@ -39,6 +39,7 @@ mod controller {
 /// Offsets in Identify Namespace.
 mod namespace {
     pub const SIZE: usize = 0;
+    pub const USED: usize = 16;
     pub const FORMAT: usize = 26;
     pub const FORMATS: usize = 25;
     pub const DEALLOCATED: usize = 33;
@@ -215,6 +216,8 @@ pub struct Namespace {
     pub number: u32,
     /// Bytes.
     pub size: u64,
+    /// Bytes that take space, as far as the controller tells them apart; at most `size`.
+    pub used: u64,
     /// Bytes of a block; requests are multiples of it.
     pub block: u32,
     /// Bytes of one read, write or compare, at most; a multiple of the block.
@@ -253,6 +256,7 @@ impl Namespace {
         Ok(Namespace {
             number,
             size,
+            used: page.u64(namespace::USED).saturating_mul(block).min(size),
             block: 1 << shift,
             transfer_max,
             read_only: page.u8(namespace::ATTRIBUTES) & 1 != 0,
@@ -426,6 +430,8 @@ mod tests {
             (true, true, 1 << 20)
         );
         assert_eq!(found.nguid.map(|n| n[0]), Some(7));
+        assert_eq!(namespace(&[(16, &[3])]).unwrap().used, 3 * 4096);
+        assert_eq!(namespace(&[(16, &[0xff; 8])]).unwrap().used, 1 << 20, "not more than there is");
         let second = namespace(&[(25, &[1, 1]), (134, &[9]), (99, &[1]), (104, &[0])]).unwrap();
         assert_eq!((second.block, second.read_only, second.nguid), (512, true, None));
         let bytes = page(&[(0, &[1]), (130, &[12])]);

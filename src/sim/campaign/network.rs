@@ -1,4 +1,5 @@
-//! Clients on other machines: NBD over the simulated network to the production server, on the pool's own cores.
+//! Clients on other machines: NBD and NVMe/TCP over the simulated network to the production server, on the pool's own
+//! cores.
 //!
 //! ```text
 //! Fleet: machines ── clients ── Line (one volume, its connection of the moment) ─ network ─ Target ─ volumes
@@ -14,26 +15,32 @@
 
 use super::life::{LIMIT, Life, Machine};
 use super::plan::{Fault, pick};
-use super::port::{Call, Way};
+use super::port::{Broken, BrokenKind, Call, Fault as Failed, Way, Wire};
 use super::report::{Failure, Oracle, Verdict};
 use super::run::Loaded;
 use super::workload::{Field, client};
 use crate::base::limits::PAYLOAD_MAX;
 use crate::base::prng::Prng;
 use crate::io::driver::Address;
-use crate::nbd::client::{Client, ClientError, ClientOptions};
+use crate::nbd::client::{Client, ClientOptions};
 use crate::nbd::wire::ReplyMode;
+use crate::nvmf::host::{Host, HostOptions};
+use crate::nvmf::pdu::Digests;
+use crate::nvmf::subsystem::nqn_of;
 use crate::reactor::Core;
 use crate::sim::{ConnectionId, NetDials, Place, Process, ProcessId, Stop, World};
 use crate::target::{Protocol, Stopped, Target, TargetConfig};
+use crate::volume::Identity;
 use crate::volume::catalog::Catalog;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use uuid::Uuid;
 
 const PORT: u16 = 10809;
+const NVME_PORT: u16 = 4420;
 
 /// Within this a client must have been let in, virtual time: longer than any silence.
 const CONNECT_LIMIT: Duration = Duration::from_secs(300);
@@ -66,7 +73,10 @@ pub struct Net {
     open: RefCell<BTreeMap<u64, Open>>,
     /// Connections may break, or be silent.
     disturbed: Cell<bool>,
-    options: ClientOptions,
+    /// How long clients wait for an answer.
+    stall: Duration,
+    /// What the volumes are over NVMe, by their numbers.
+    identities: Vec<Identity>,
 }
 
 /// A change that was issued and not answered.
@@ -83,8 +93,16 @@ pub struct Line {
     machine: u32,
     volume: usize,
     core: Core,
-    replies: ReplyMode,
-    slot: RefCell<Option<(Client, Address)>>,
+    speaks: Speaks,
+    slot: RefCell<Option<(Wire, Address)>>,
+}
+
+/// What is spoken on a line.
+#[derive(Clone, Copy, Debug)]
+enum Speaks {
+    Nbd(ReplyMode),
+    /// As a host of this name.
+    Nvme(Digests, Uuid),
 }
 
 impl Net {
@@ -130,13 +148,13 @@ impl Line {
     pub async fn call(self: &Rc<Line>) -> Verdict<Call> {
         let begun = self.core.now();
         loop {
-            if let Some((client, address)) = self.slot.borrow().clone() {
-                return Ok(Call { client, address, line: self.clone() });
+            if let Some((wire, address)) = self.slot.borrow().clone() {
+                return Ok(Call { wire, address, line: self.clone() });
             }
             if let Err(error) = self.connect().await? {
                 let waited = self.core.now().since(begun);
                 if waited > CONNECT_LIMIT && self.net.world.is_alive(self.net.head) {
-                    let what = format!("not connected after {waited:?}: {error}");
+                    let what = format!("not connected after {waited:?}: {}", error.text);
                     return Err(self.net.fail(Oracle::Liveness, what));
                 }
                 self.core.sleep(RETRY).await;
@@ -144,51 +162,77 @@ impl Line {
         }
     }
 
-    async fn connect(&self) -> Verdict<Result<(), ClientError>> {
+    async fn connect(&self) -> Verdict<Result<(), Broken>> {
         let (net, least) = (&self.net, self.net.field.size(self.volume));
         let address = net.field.fresh_address();
-        let options = ClientOptions {
-            replies: self.replies,
-            allocation: self.replies != ReplyMode::Simple,
-            ..net.options.clone()
+        let connected = match self.speaks {
+            Speaks::Nbd(replies) => self.attach(address.clone(), replies).await,
+            Speaks::Nvme(digests, host) => self.associate(with_port(&address), digests, host).await,
         };
-        let name = format!("v{}", self.volume);
-        match Client::connect(&self.core, address.clone(), &name, options).await {
-            Ok(client) if client.export().size < least => {
-                let what = format!("{name} is said to have {} bytes, not {least}", client.export().size);
+        let address = match self.speaks {
+            Speaks::Nbd(_) => address,
+            Speaks::Nvme(..) => with_port(&address),
+        };
+        match connected {
+            Ok(wire) if wire.size() < least => {
+                let what = format!("v{} is said to have {} bytes, not {least}", self.volume, wire.size());
                 Err(net.fail(Oracle::Answers, what))
             }
-            Ok(client) => {
+            Ok(wire) => {
                 net.field.counts.borrow_mut().connections += 1;
-                *self.slot.borrow_mut() = Some((client, address));
+                *self.slot.borrow_mut() = Some((wire, address));
                 Ok(Ok(()))
             }
-            Err(error @ (ClientError::Refused(_) | ClientError::Violation(_) | ClientError::Server(_))) => {
-                Err(net.fail(Oracle::Answers, format!("{name}: {error}")))
+            Err(Failed::Broken(broken)) if net.bears() && broken.kind != BrokenKind::Violation => {
+                Ok(Err(broken))
             }
-            Err(error) if net.bears() => Ok(Err(error)),
-            Err(error) => Err(net.fail(Oracle::Answers, format!("{name}: no connection: {error}"))),
+            Err(Failed::Broken(broken)) => {
+                Err(net.fail(Oracle::Answers, format!("v{}: no connection: {}", self.volume, broken.text)))
+            }
+            Err(Failed::Said(status)) => {
+                Err(net.fail(Oracle::Answers, format!("v{}: not let in: {status}", self.volume)))
+            }
         }
     }
 
+    async fn attach(&self, address: Address, replies: ReplyMode) -> Result<Wire, Failed> {
+        let options = ClientOptions {
+            replies,
+            allocation: replies != ReplyMode::Simple,
+            stall: self.net.stall,
+            ..ClientOptions::default()
+        };
+        let name = format!("v{}", self.volume);
+        Ok(Wire::Nbd(Client::connect(&self.core, address, &name, options).await?))
+    }
+
+    async fn associate(&self, address: Address, digests: Digests, host: Uuid) -> Result<Wire, Failed> {
+        let identity = self.net.identities[self.volume];
+        let options = HostOptions { digests, queues: 1, stall: self.net.stall, ..HostOptions::of(host) };
+        let host = Host::connect(&self.core, address, &nqn_of(identity.pool), options).await?;
+        let namespace = host.namespace(identity.number).await?;
+        let queue = host.queue(&namespace).await?;
+        Ok(Wire::Nvme(host, queue))
+    }
+
     /// A request found the connection dead: the next one makes another.
-    pub fn broke(&self, address: &Address, error: &ClientError) {
+    pub fn broke(&self, address: &Address, broken: &Broken) {
         let mut slot = self.slot.borrow_mut();
         if slot.as_ref().is_some_and(|(_, a)| a == address) {
             *slot = None;
             self.net.field.counts.borrow_mut().connections_lost += 1;
         }
         drop(slot);
-        let broken = !matches!(error, ClientError::Invalid | ClientError::NotOffered);
         // What only a silent drive has is waited for longer than clients wait.
         let waits = self.net.field.copies(self.volume) == 1 || self.net.field.beyond;
-        if waits && matches!(error, ClientError::Stalled) {
-            return;
+        match broken.kind {
+            BrokenKind::NotSent => return,
+            BrokenKind::Stalled if waits => return,
+            BrokenKind::Violation => {}
+            BrokenKind::Lost | BrokenKind::Stalled | BrokenKind::Refused if self.net.bears() => return,
+            BrokenKind::Lost | BrokenKind::Stalled | BrokenKind::Refused => {}
         }
-        if !broken || !matches!(error, ClientError::Violation(_)) && self.net.bears() {
-            return;
-        }
-        self.net.field.fail(self.net.fail(Oracle::Answers, format!("a request ended with: {error}")));
+        self.net.field.fail(self.net.fail(Oracle::Answers, format!("a request ended with: {}", broken.text)));
     }
 
     /// A change goes out on a connection.
@@ -213,12 +257,15 @@ impl Line {
         if Rc::strong_count(&self) > 1 {
             return Ok(());
         }
-        let Some((client, _)) = self.slot.borrow_mut().take() else { return Ok(()) };
-        match client.disconnect().await {
-            Err(error) if !self.net.bears() => {
-                Err(self.net.fail(Oracle::Answers, format!("a goodbye ended with: {error}")))
+        let Some((wire, _)) = self.slot.borrow_mut().take() else { return Ok(()) };
+        match wire.leave().await {
+            Err(Failed::Broken(broken)) if !self.net.bears() => {
+                Err(self.net.fail(Oracle::Answers, format!("a goodbye ended with: {}", broken.text)))
             }
-            Ok(()) | Err(_) => Ok(()),
+            Err(Failed::Said(status)) => {
+                Err(self.net.fail(Oracle::Answers, format!("a goodbye was answered: {status}")))
+            }
+            Ok(()) | Err(Failed::Broken(_)) => Ok(()),
         }
     }
 }
@@ -302,9 +349,11 @@ impl Machine {
             life.process.core(desk.index()).spawn(desk.attend(core));
         }
         let (listening, core) = (target.clone(), life.process.core(0).clone());
-        let any = Address::Tcp(([0, 0, 0, 0], PORT).into());
-        let bound =
-            self.on(&life.process, async move { listening.listen(&core, any, Protocol::Nbd).await })?;
+        let any = |port: u16| Address::Tcp(([0, 0, 0, 0], port).into());
+        let bound = self.on(&life.process, async move {
+            listening.listen(&core, any(PORT), Protocol::Nbd).await?;
+            listening.listen(&core, any(NVME_PORT), Protocol::NvmeTcp).await
+        })?;
         bound.expect("nobody else listens on this machine");
         let service = Service { target, budget };
         *life.service.borrow_mut() = Some(service.clone());
@@ -319,7 +368,8 @@ impl Machine {
             head: life.process.id,
             open: RefCell::default(),
             disturbed: Cell::new(false),
-            options: ClientOptions { stall, ..ClientOptions::default() },
+            stall,
+            identities: life.handles[0].iter().map(|handle| handle.volume().identity()).collect(),
         };
         let mut fleet = Fleet { net: Rc::new(net), machines: Vec::new(), booted: 0, orders: Rc::default() };
         let machines = (1 + self.prng.below(2)).min(self.plan.clients);
@@ -358,7 +408,7 @@ impl Machine {
             machine,
             volume,
             core: core.clone(),
-            replies: pick(&mut self.prng, &[ReplyMode::Simple, ReplyMode::Structured, ReplyMode::Extended]),
+            speaks: speaks(&mut self.prng),
             slot: RefCell::default(),
         };
         (0..self.plan.volumes.len()).map(line).map(|line| Way::Network(Rc::new(line))).collect()
@@ -484,6 +534,22 @@ impl Machine {
                 Err(Failure::new(Oracle::Liveness, format!("the server ended with {stopped:?}")))
             }
         }
+    }
+}
+
+fn speaks(prng: &mut Prng) -> Speaks {
+    if prng.chance(500) {
+        let digests = Digests { header: prng.chance(300), data: prng.chance(300) };
+        return Speaks::Nvme(digests, prng.uuid());
+    }
+    Speaks::Nbd(pick(prng, &[ReplyMode::Simple, ReplyMode::Structured, ReplyMode::Extended]))
+}
+
+/// The same machine where NVMe/TCP is spoken.
+fn with_port(address: &Address) -> Address {
+    match address {
+        Address::Tcp(address) => Address::Tcp((address.ip(), NVME_PORT).into()),
+        Address::Unix(_) => address.clone(),
     }
 }
 
