@@ -160,6 +160,12 @@ impl Admin {
         self.is_enabled() && !self.is_shut_down && !self.is_fatal
     }
 
+    /// Whether a command is for this time. A host that shuts down may still say that it lives: one that is told "no" takes
+    /// the connection for broken.
+    fn takes(&self, opcode: u8) -> bool {
+        self.is_at_work() || opcode == opcode::KEEP_ALIVE && self.is_enabled()
+    }
+
     /// Whether the host's silence is measured, or will be when the controller is enabled.
     pub fn keeps_alive(&self) -> bool {
         self.keep_alive_ms > 0
@@ -182,7 +188,7 @@ impl Admin {
             (fabrics::OPCODE, kind::PROPERTY_GET | kind::PROPERTY_SET) => {}
             (fabrics::OPCODE, kind::CONNECT) => return Err(Status::COMMAND_SEQUENCE),
             (fabrics::OPCODE, _) => return Err(Status::INVALID_OPCODE),
-            _ if !self.is_at_work() => return Err(Status::COMMAND_SEQUENCE),
+            (opcode, _) if !self.takes(opcode) => return Err(Status::COMMAND_SEQUENCE),
             (known, _) if ALL.contains(&known) => {}
             _ => return Err(Status::INVALID_OPCODE),
         }
@@ -201,7 +207,7 @@ impl Admin {
         if sqe.opcode() == fabrics::OPCODE {
             return self.fabrics(sqe, world);
         }
-        if !self.is_at_work() {
+        if !self.takes(sqe.opcode()) {
             return Answer::Refused(Status::COMMAND_SEQUENCE);
         }
         let is_discovery = world.controller.pool.is_none();
