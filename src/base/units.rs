@@ -22,6 +22,13 @@ pub struct MemberId(pub u16);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct VolumeId(pub u32);
 
+impl VolumeId {
+    /// The number that clients know the volume by where numbers begin with 1.
+    pub fn one_based(self) -> u32 {
+        self.0.saturating_add(1)
+    }
+}
+
 /// The number of an extent on one member, counted from the start of its extent area.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExtentIndex(pub u32);

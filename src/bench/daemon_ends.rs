@@ -142,7 +142,7 @@ fn namespace(
     let now = status(client).ok()?;
     let volumes = now.pools.iter().filter(|p| p.uuid == pool.uuid).flat_map(|p| &p.volumes);
     let uuid = volumes.filter(|v| Some(v.name.as_str()) == volume).find_map(|v| v.uuid.parse().ok())?;
-    let subsystem = nqn_of(pool.uuid.parse().ok()?);
+    let subsystem = nqn_of(pool.uuid.parse::<uuid::Uuid>().ok()?);
     Some(NamespaceEnd { address, subsystem, which: Which::Volume(uuid) })
 }
 

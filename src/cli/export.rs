@@ -6,6 +6,7 @@ use super::recipe::{Recipe, screen};
 use super::session::Session;
 use super::words::{Side, bytes, table};
 use crate::control::api::{Failure, PoolReport, StatusReport, VolumeReport};
+use crate::nvmf::subsystem::nqn_of;
 use serde::Serialize;
 use std::net::{IpAddr, SocketAddr};
 
@@ -104,7 +105,7 @@ impl Door {
             if self.port == usual_port(self.spoken) { String::new() } else { format!(":{}", self.port) };
         match self.spoken {
             Spoken::Nbd => format!("nbd://{host}{port}/{}", volume.name),
-            Spoken::Nvme => format!("nvme://{host}{port}/{}/{}", nqn(pool), volume.namespace),
+            Spoken::Nvme => format!("nvme://{host}{port}/{}/{}", nqn_of(&pool.uuid), volume.namespace),
         }
     }
 
@@ -129,11 +130,6 @@ impl Door {
             )),
         }
     }
-}
-
-/// The name of a pool for NVMe hosts.
-pub fn nqn(pool: &PoolReport) -> String {
-    format!("nqn.2014-08.org.nvmexpress:uuid:{}", pool.uuid)
 }
 
 fn volumes(report: &StatusReport) -> impl Iterator<Item = (&PoolReport, &VolumeReport)> {

@@ -1,9 +1,10 @@
 //! What the client machine has to type to attach a volume, and why each line is as it is.
 
 use super::args::{NBD_PORT, NVME_DISCOVERY_PORT, NVME_PORT, Spoken};
-use super::export::{Door, Reach, nqn};
+use super::export::{Door, Reach};
 use super::words::bytes;
 use crate::control::api::{PoolReport, VolumeReport};
+use crate::nvmf::subsystem::nqn_of;
 
 /// One command for the client, and why it is as it is.
 pub struct Step {
@@ -79,7 +80,7 @@ fn fstab_step(line: &str) -> Step {
 }
 
 fn nvme(door: &Door, pool: &PoolReport, volume: &VolumeReport) -> Recipe {
-    let (name, host, nqn) = (&volume.name, &door.host, nqn(pool));
+    let (name, host, nqn) = (&volume.name, &door.host, nqn_of(&pool.uuid));
     // Hosts ask beside the standard port what there is; at any other they ask at that one.
     let discovery = if door.port == NVME_PORT { NVME_DISCOVERY_PORT } else { door.port };
     let patience = "--ctrl-loss-tmo=-1 --reconnect-delay=2 --keep-alive-tmo=5";
@@ -187,7 +188,8 @@ mkdir -p /srv/data && mount /srv/data
         assert!(text.contains("# ctrl-loss-tmo=-1 never gives up, so files wait"));
         let pool = healthy();
         assert!(text.contains(&format!("mkfs.ext4 /dev/disk/by-id/nvme-uuid.{}\n", pool.volumes[0].uuid)));
-        let by_hand = format!("nvme connect -t tcp -a stonebox -s 4420 -n {} {options}\n", nqn(&pool));
+        let by_hand =
+            format!("nvme connect -t tcp -a stonebox -s 4420 -n {} {options}\n", nqn_of(&pool.uuid));
         assert!(text.contains(&by_hand), "{text}");
         assert!(printed(Spoken::Nvme, "0.0.0.0:4444").contains("-s 4444 --ctrl"), "it is asked there, too");
     }

@@ -108,7 +108,7 @@ fn volume_report(volume: &VolumeFacts, pool: &str, connections: u32) -> VolumeRe
         stripe_unit_bytes: volume.unit.0,
         checksums: volume.checksums,
         lba_bytes: volume.lba_bytes,
-        namespace: volume.id.0.saturating_add(1),
+        namespace: volume.id.one_based(),
         allocated_bytes: volume.allocated.0,
         single_copy_bytes: volume.single_copy.0,
         unavailable_bytes: volume.unavailable.0,

@@ -1,6 +1,7 @@
 //! The data structures that Identify answers, 4096 bytes each (Base and NVM Command Set specifications, Identify).
 
 use super::fabrics::{QUEUE_MAX, VERSION};
+use super::reservation::RESCAP;
 use super::subsystem::{NAMESPACE_MAX, NAMESPACES_MAX, Namespaces};
 use crate::block::Geometry;
 use crate::volume::Identity;
@@ -28,10 +29,6 @@ pub mod events {
     pub const ANA: u32 = 1 << 11;
     pub const DISCOVERY: u32 = 1 << 31;
 }
-
-/// Log pages' last 1024 dwords, of hosts that ask for reservations by 128-bit identifiers (RESCAP): kept over power
-/// loss, all types, and keys that are ignored as version 1.3 says.
-pub const RESERVATION_CAPABILITIES: u8 = 0xff;
 
 /// What a controller says about itself.
 #[derive(Clone, Copy, Debug)]
@@ -134,7 +131,7 @@ pub fn namespace(view: &NamespaceView) -> Vec<u8> {
     put(&mut page, 16, &(view.used / lba).min(blocks).to_le_bytes());
     page[24] = 1 | 1 << 3 | 1 << 4; // thin, identifiers used once, write granularity given
     page[30] = 1; // shared by controllers
-    page[31] = RESERVATION_CAPABILITIES;
+    page[31] = RESCAP;
     page[33] = 1 | 1 << 3; // what was deallocated reads as zeroes, also by Write Zeroes
     put(&mut page, 64, &zero_based(view.geometry.block));
     put(&mut page, 66, &zero_based(view.geometry.block));
@@ -180,7 +177,7 @@ pub fn independent_namespace(view: &NamespaceView) -> Vec<u8> {
     let mut page = vec![0; LEN];
     page[0] = u8::from(view.geometry.rotational) << 4;
     page[1] = 1;
-    page[2] = RESERVATION_CAPABILITIES;
+    page[2] = RESCAP;
     put(&mut page, 4, &ANA_GROUP.to_le_bytes());
     page[8] = u8::from(view.read_only);
     page[14] = 1; // ready

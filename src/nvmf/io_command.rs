@@ -2,7 +2,7 @@
 
 use super::command::{Sqe, Status};
 use super::identify::TRANSFER_MAX;
-use super::reservation::Access;
+use super::reservation::{self, Access, parse_report};
 use crate::base::units::Span;
 use crate::block::{WriteFlags, ZeroFlags};
 use smallvec::SmallVec;
@@ -156,10 +156,10 @@ pub fn judge(sqe: &Sqe, extent: &Extent) -> Result<Action, Status> {
             Action::Deallocate { ranges, len, deallocate: sqe.dword(11) >> 2 & 1 == 1 }
         }
         opcode::FLUSH => Action::Flush,
-        opcode::RESERVATION_REGISTER | opcode::RESERVATION_ACQUIRE => Action::Reserve { len: 16 },
-        opcode::RESERVATION_RELEASE => Action::Reserve { len: 8 },
-        opcode::RESERVATION_REPORT => Action::ReportReservations { len, extended: sqe.dword(11) & 1 == 1 },
-        _ => return Err(Status::INVALID_OPCODE),
+        opcode::RESERVATION_REPORT => {
+            Action::ReportReservations { len, extended: parse_report(sqe)?.extended }
+        }
+        other => Action::Reserve { len: reservation::data_len(other).ok_or(Status::INVALID_OPCODE)? },
     };
     check(&action, sqe, extent, len, has_protection).map(|()| action)
 }
@@ -184,7 +184,7 @@ fn check(action: &Action, sqe: &Sqe, extent: &Extent, len: u32, has_protection: 
             len
         }
         Action::ReportReservations { .. } => {
-            let wanted = (u64::from(sqe.dword(10)) + 1) * 4;
+            let wanted = parse_report(sqe)?.len;
             if wanted > u64::from(TRANSFER_MAX) {
                 return Err(Status::INVALID_FIELD);
             }

@@ -288,6 +288,12 @@ impl Frame {
         self.data_at
     }
 
+    /// Bytes behind the head: the data with its digest.
+    pub fn behind(&self) -> u64 {
+        let digest = if self.has_data_digest { DIGEST_LEN as u64 } else { 0 }; // widening
+        u64::from(self.data_len) + digest
+    }
+
     /// Checks the digest of a header that was received as a whole.
     ///
     /// # Errors

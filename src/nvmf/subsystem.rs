@@ -31,14 +31,17 @@ pub struct Subsystem {
     pub namespaces: Namespaces,
 }
 
+/// What the names of subsystems begin with; the pool's uuid follows.
+const PREFIX: &str = "nqn.2014-08.org.nvmexpress:uuid:";
+
 /// The name of a pool's subsystem.
-pub fn nqn_of(pool: Uuid) -> String {
-    format!("nqn.2014-08.org.nvmexpress:uuid:{pool}")
+pub fn nqn_of(pool: impl std::fmt::Display) -> String {
+    format!("{PREFIX}{pool}")
 }
 
 /// The pool that a subsystem's name stands for.
 pub fn pool_of(nqn: &str) -> Option<Uuid> {
-    Uuid::parse_str(nqn.strip_prefix("nqn.2014-08.org.nvmexpress:uuid:")?).ok()
+    Uuid::parse_str(nqn.strip_prefix(PREFIX)?).ok()
 }
 
 impl Subsystem {

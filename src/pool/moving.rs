@@ -10,7 +10,6 @@
 
 use super::error::PoolError;
 use super::flush::{give_block, save, still};
-use super::fragment_read::index;
 use super::home::HomeRequest;
 use super::load::ensure_loaded;
 use super::planted::{Planted, is_planted};
@@ -20,7 +19,6 @@ use super::region::{Hold, Incoming, Placement, Region};
 use super::resync::{copy_chunk, take_part};
 use super::shared::Shared;
 use super::volume::PoolVolume;
-use crate::base::limits::BLOCK;
 use crate::base::units::{RegionIndex, SlotIndex, VolumeId};
 use crate::block::Status;
 use crate::disk::Patience;
@@ -191,11 +189,7 @@ async fn copy_region(
 ) -> Result<(), Stuck> {
     let mut first = 0;
     while first < pool.region_blocks() {
-        let step = pool.pace.step_blocks(core.now());
-        let blocks = first..(first + step).min(pool.region_blocks());
-        if region.state().written.any(index(blocks.start)..index(blocks.end)) {
-            pool.pace.take(core, u64::from(blocks.end - blocks.start) * BLOCK).await;
-        }
+        let blocks = pool.next_step(core, region, first).await;
         let hold = region.hold(blocks.clone(), true).await;
         placed(core, pool, volume, job, &hold).await?;
         copy_chunk(volume, core, &hold, target, blocks.clone()).await.map_err(|_| Stuck::Failed)?;

@@ -10,9 +10,14 @@
 //! A step is what a client may find before it at a drive. It is as small as reaches the rate that clients bear, or the
 //! floor: small where drives answer at once, large where each step costs a movement of the heads.
 
+use super::fragment_read::index;
+use super::region::Region;
+use super::shared::Shared;
+use crate::base::limits::BLOCK;
 use crate::io::time::Instant;
 use crate::reactor::Core;
 use crate::reactor::sync::lock;
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -157,6 +162,18 @@ impl Pace {
         if is_due || state.served.is_none() && self.waits.count.load(Ordering::Relaxed) > 0 {
             state.look(now, &self.waits.take());
         }
+    }
+}
+
+impl Shared {
+    /// The next blocks of a region for background work, when clients bear it: what was never written costs nothing.
+    pub async fn next_step(&self, core: &Core, region: &Region, first: u32) -> Range<u32> {
+        let step = self.pace.step_blocks(core.now());
+        let blocks = first..(first + step).min(self.region_blocks());
+        if region.state().written.any(index(blocks.start)..index(blocks.end)) {
+            self.pace.take(core, u64::from(blocks.end - blocks.start) * BLOCK).await;
+        }
+        blocks
     }
 }
 

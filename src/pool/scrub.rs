@@ -5,7 +5,6 @@
 
 use super::error::PoolError;
 use super::flush::give_block;
-use super::fragment_read::index;
 use super::heal::{examine, heal};
 use super::home::HomeRequest;
 use super::load::{ensure_loaded, stored_by_copy};
@@ -16,7 +15,6 @@ use super::state::{ScrubPlace, ScrubRun, Scrubs};
 use super::verdict::Findings;
 use super::volume::PoolVolume;
 use super::{Pool, planted};
-use crate::base::limits::BLOCK;
 use crate::base::units::{RegionIndex, SlotIndex, VolumeId};
 use crate::block::Status;
 use crate::reactor::Core;
@@ -191,7 +189,6 @@ async fn scrub_slot(core: &Core, volume: &PoolVolume, slot: SlotIndex) -> Findin
 async fn scrub_region(core: &Core, volume: &PoolVolume, region: &Arc<Region>) -> Findings {
     let mut found = Findings::default();
     let end = volume.pool.region_blocks();
-    let pace = &volume.pool.pace;
     {
         // What is written there is known only now. If it cannot be, each step says so.
         let hold = region.hold(0..1, false).await;
@@ -199,10 +196,7 @@ async fn scrub_region(core: &Core, volume: &PoolVolume, region: &Arc<Region>) ->
     }
     let mut first = 0;
     while first < end {
-        let blocks = first..(first + pace.step_blocks(core.now())).min(end);
-        if region.state().written.any(index(blocks.start)..index(blocks.end)) {
-            pace.take(core, u64::from(blocks.end - blocks.start) * BLOCK).await;
-        }
+        let blocks = volume.pool.next_step(core, region, first).await;
         found.add(&scrub_blocks(core, volume, region, blocks.clone()).await);
         first = blocks.end;
     }

@@ -93,12 +93,8 @@ impl Desk {
                     // Known before it runs: an order may be the next message.
                     let key = links.borrow_mut().insert(link.clone());
                     let shared = self.shared.clone();
-                    match protocol {
-                        Protocol::Nbd => core.spawn(serve(link, load, links.clone(), key, shared)),
-                        Protocol::NvmeTcp | Protocol::NvmeDiscovery => {
-                            core.spawn(serve_queue(link, load, links.clone(), key, shared))
-                        }
-                    }
+                    let place = Place { load, links: links.clone(), key };
+                    core.spawn(serve(link, protocol, place, shared));
                 }
                 Message::Order(Order::Stop) => {
                     stopping = true;
@@ -116,29 +112,35 @@ fn all(links: &Links) -> Vec<Rc<Link>> {
     links.borrow().iter().map(|(_, link)| link.clone()).collect()
 }
 
-/// One NVMe/TCP connection from its first byte to its last.
-async fn serve_queue(link: Rc<Link>, mut load: Load, links: Links, key: usize, shared: Arc<Shared>) {
-    let opened = nvmf::conn::open(&link, &shared.fabric).await;
-    load.end_negotiation();
-    if let Some(opened) = opened {
-        nvmf::conn::serve(link.clone(), opened).await;
-    }
-    links.borrow_mut().remove(key);
-    drop(link);
-    drop(load);
+/// What a connection is counted and known by.
+struct Place {
+    load: Load,
+    links: Links,
+    key: usize,
 }
 
-/// One NBD connection from its first byte to its last.
-async fn serve(link: Rc<Link>, mut load: Load, links: Links, key: usize, shared: Arc<Shared>) {
-    let opened = negotiate(&link).await;
-    load.end_negotiation();
-    if let Some(opened) = opened {
-        let served = shared.serve_volume(opened.volume.name());
-        transmit(link.clone(), opened).await;
-        drop(served);
+/// One connection from its first byte to its last.
+async fn serve(link: Rc<Link>, protocol: Protocol, mut place: Place, shared: Arc<Shared>) {
+    match protocol {
+        Protocol::Nbd => {
+            let opened = negotiate(&link).await;
+            place.load.end_negotiation();
+            if let Some(opened) = opened {
+                let served = shared.serve_volume(opened.volume.name());
+                transmit(link.clone(), opened).await;
+                drop(served);
+            }
+        }
+        Protocol::NvmeTcp | Protocol::NvmeDiscovery => {
+            let opened = nvmf::conn::open(&link, &shared.fabric).await;
+            place.load.end_negotiation();
+            if let Some(opened) = opened {
+                nvmf::conn::serve(link.clone(), opened).await;
+            }
+        }
     }
-    links.borrow_mut().remove(key);
+    place.links.borrow_mut().remove(place.key);
     // The socket is closed before the connection stops counting.
     drop(link);
-    drop(load);
+    drop(place);
 }

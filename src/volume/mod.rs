@@ -103,11 +103,9 @@ impl Volume {
     pub fn identity(&self) -> Identity {
         match &self.backing {
             Backing::Memory(_) => identity_in_memory(&self.name),
-            Backing::Pool(volume) => Identity {
-                pool: volume.pool.uuid,
-                volume: volume.uuid,
-                number: volume.id.0.checked_add(1).expect("the next id of a pool fits, too"),
-            },
+            Backing::Pool(volume) => {
+                Identity { pool: volume.pool.uuid, volume: volume.uuid, number: volume.id.one_based() }
+            }
         }
     }
 

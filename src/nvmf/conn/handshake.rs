@@ -111,7 +111,7 @@ async fn start(link: &Rc<Link>, fabric: &Arc<Fabric>, inbox: &mut Inbox) -> Resu
         let data = match is_connect {
             true => connect_data(link, inbox, &sqe, &pdu, digests).await?,
             false => {
-                skip(inbox, &pdu).await?;
+                inbox.skip(pdu.frame.behind()).await?;
                 Err(Refusal::new(Status::COMMAND_SEQUENCE))
             }
         };
@@ -202,12 +202,6 @@ async fn next(inbox: &mut Inbox, stage: Stage, digests: Digests) -> Result<Pdu, 
     }
 }
 
-/// Drops the data of a command, and its digest.
-async fn skip(inbox: &mut Inbox, pdu: &Pdu) -> Result<(), Gone> {
-    let tail = if pdu.frame.has_data_digest { DIGEST_LEN as u64 } else { 0 };
-    inbox.skip(u64::from(pdu.frame.data_len) + tail).await
-}
-
 async fn refuse(link: &Link, sqe: &Sqe, refusal: Refusal, digests: Digests) -> Result<(), Stop> {
     let Refusal { status, field, for_good } = refusal;
     tracing::info!(peer = link.peer(), status = status.0, field, "a Connect was refused");
@@ -249,7 +243,7 @@ async fn connect_data(
             Ok(data.ok_or(Refusal::new(Status::TRANSIENT_TRANSPORT)))
         }
         Ok(Arrival::None) | Err(_) => {
-            skip(inbox, pdu).await?;
+            inbox.skip(pdu.frame.behind()).await?;
             Ok(Err(Refusal::new(arrival.err().unwrap_or(Status::SGL_LENGTH))))
         }
     }

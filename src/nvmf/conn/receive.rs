@@ -99,10 +99,7 @@ async fn take_command(session: &Rc<Session>, inbox: &mut Inbox, sqe: &Sqe, pdu: 
         Ok(judged) => judged,
         Err(status) => {
             // The data of a command that failed is on the wire all the same.
-            inbox
-                .skip(u64::from(pdu.frame.data_len) + tail(pdu))
-                .await
-                .inspect_err(|_| link.count_sent(1, 0))?;
+            inbox.skip(pdu.frame.behind()).await.inspect_err(|_| link.count_sent(1, 0))?;
             session.answer(sqe.id(), Err((status, true)), None);
             return Ok(());
         }
@@ -120,11 +117,6 @@ async fn take_command(session: &Rc<Session>, inbox: &mut Inbox, sqe: &Sqe, pdu: 
         None => session.answer(sqe.id(), Err((Status::TRANSIENT_TRANSPORT, false)), None),
     }
     Ok(())
-}
-
-/// Bytes of the digest behind the data.
-fn tail(pdu: &Pdu) -> u64 {
-    if pdu.frame.has_data_digest { DIGEST_LEN as u64 } else { 0 }
 }
 
 /// The data behind a command; None if it does not fit its digest.
