@@ -56,6 +56,7 @@ impl Rig {
             force: false,
             cache: ByteLen(8 << 20),
             rebuild_after: drystone::pool::REBUILD_AFTER,
+            memory_folder: None,
         };
         let core = head.core(0).clone();
         self.on(head, async move { pool::open(&core, &plan).await })

@@ -97,6 +97,7 @@ async fn fill(core: &Core, disks: &[PathBuf], state: &Path) {
         force: false,
         cache: ByteLen(1 << 20),
         rebuild_after: drystone::pool::REBUILD_AFTER,
+        memory_folder: None,
     };
     let pool = pool::open(core, &plan).await.unwrap();
     let plan = VolumePlan {

@@ -47,6 +47,8 @@ bugs! {
     TrimNotMarked,
     /// A flush does not save what was trimmed.
     TrimForgotten,
+    /// Written marks are only in memory that dies with the process.
+    MarksNotKept,
 
     // Flushes.
     /// A flush leaves out the last member.

@@ -36,6 +36,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
+/// Memory that outlives the daemon lies here: on every Linux a memory file system.
+const MEMORY_FOLDER: &str = "/dev/shm";
+
 /// How long a start waits for drives that another process holds, and how often it tries.
 const BUSY_PATIENCE: Duration = Duration::from_secs(20);
 const BUSY_RETRY: Duration = Duration::from_millis(100);
@@ -272,7 +275,8 @@ impl Service {
     ) -> Result<Rc<OpenPool>, Failure> {
         let witness_folder = self.state.clone();
         let (cache, rebuild_after) = (self.cache, self.rebuild_after);
-        let plan = OpenPlan { disks, pool: uuid, witness_folder, force, cache, rebuild_after };
+        let memory_folder = Some(MEMORY_FOLDER.into());
+        let plan = OpenPlan { disks, pool: uuid, witness_folder, force, cache, rebuild_after, memory_folder };
         let pool = pool::open(&self.core, &plan).await.map_err(|e| pool_failure(&e))?;
         let name = pool.name();
         if self.pools.borrow().contains_key(&name) {

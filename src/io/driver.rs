@@ -7,13 +7,14 @@
 //! - `Write` with `durable` and `Flush` complete only when the bytes are past every volatile cache.
 //! - `park` returns at `until` at the latest, and at once when a completion or an unpark is pending.
 //! - File and socket ids are valid on every core of the process (of the simulated machine).
+//! - Lasting memory has what was stored last when the process has been killed, and is zeros after a power cut.
 
 use super::buf::{Buf, BufMut};
 use super::time::Instant;
 use crate::base::units::{ByteLen, ByteOffset, Span};
 use nix::errno::Errno;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Names an operation between `submit` and its completion; chosen by the caller.
@@ -192,6 +193,20 @@ pub trait Unpark: Send + Sync {
     fn unpark(&self);
 }
 
+/// Memory under a name. It outlives the process that wrote it, however that ended, and not the machine's power.
+/// All cores of the process share it. A word is stored whole or not at all, and what one thread stores is there in
+/// that order.
+pub trait LastingMemory: Send + Sync {
+    /// # Panics
+    /// If `at` is not within the memory; `store` too.
+    fn load(&self, at: usize) -> u64;
+
+    fn store(&self, at: usize, word: u64);
+
+    /// Takes the name away: nobody finds what is in it again.
+    fn remove(&self);
+}
+
 /// One core's way to the world.
 pub trait Driver {
     /// Monotonic time.
@@ -213,6 +228,16 @@ pub trait Driver {
 
     /// Waits until something completed, an unpark came, or `until` has passed.
     fn park(&mut self, until: Option<Instant>);
+
+    /// The memory of this name, `words` long; zeros if there was none, or one of another length. Taken for this process
+    /// alone until the last handle to it is dropped.
+    ///
+    /// # Errors
+    /// EBUSY when another process has it (or this one already); EOPNOTSUPP when the folder is not in memory; EPERM when
+    /// others may write what is there; otherwise as open(2) and fallocate(2).
+    fn lasting_memory(&self, _path: &Path, _words: usize) -> Result<Arc<dyn LastingMemory>, Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
 
     /// The handle that wakes this driver.
     fn unparker(&self) -> Arc<dyn Unpark>;

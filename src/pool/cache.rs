@@ -86,8 +86,10 @@ impl RegionCache {
             lock(shard).retain(|key, region| {
                 let forget = key.volume == volume;
                 if forget {
+                    let mut state = region.state();
+                    state.kept = None;
                     // Whoever is about to clean it finds no mark: its extents may be somebody else's soon.
-                    let mark = std::mem::replace(&mut region.state().mark, Mark::Clear);
+                    let mark = std::mem::replace(&mut state.mark, Mark::Clear);
                     marked += usize::from(matches!(mark, Mark::Durable { .. }));
                 }
                 !forget

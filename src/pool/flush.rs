@@ -106,7 +106,7 @@ async fn save_some(
     let snapshots: Vec<Snapshot> = regions.iter().filter_map(snapshot).collect();
     let result = save_snapshots(volume, core, &snapshots).await;
     for snapshot in &snapshots {
-        finish(snapshot, result.is_ok());
+        finish(volume, snapshot, result.is_ok());
     }
     result.map(|()| between)
 }
@@ -225,12 +225,15 @@ fn both(a: &Bitmap, b: &Bitmap) -> Bitmap {
     Bitmap::from_words(a.len(), &words)
 }
 
-fn finish(snapshot: &Snapshot, saved: bool) {
+fn finish(volume: &PoolVolume, snapshot: &Snapshot, saved: bool) {
     {
         let mut state = snapshot.region.state();
         state.saving -= 1;
-        if saved && state.changes == snapshot.changes {
-            state.sums_unsaved = false;
+        state.sums_unsaved &= !saved || state.changes != snapshot.changes;
+        // It may be on some of the copies.
+        state.sums_unsaved |= !saved;
+        if !state.is_unsaved() {
+            volume.pool.kept_marks.release(&mut state);
         }
     }
     snapshot.region.changed.wake_all();

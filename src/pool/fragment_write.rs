@@ -12,6 +12,7 @@
 
 use super::dirty_log::Plane;
 use super::fragment_read::{block_start, index, read_blocks};
+use super::kept_marks::Marks;
 use super::load::{ensure_loaded, ensure_placed};
 use super::planted::{Planted, first_of, is_planted};
 use super::reach::{Reach, Reached};
@@ -33,14 +34,14 @@ use std::sync::atomic::Ordering;
 
 const BLOCK_LEN: usize = BLOCK as usize; // a constant of 4096
 
-/// Writes a fragment. True if the written mark of one of its blocks is not saved yet.
+/// Writes a fragment, and says where the written marks of its blocks are.
 pub async fn write(
     volume: &PoolVolume,
     core: &Core,
     fragment: Fragment,
     data: Buf,
     fua: bool,
-) -> Result<bool, Status> {
+) -> Result<Marks, Status> {
     let (region, within) = volume.region_of(&fragment);
     let blocks = blocks_of(within, fragment.len);
     let shared = is_planted(&volume.pool, Planted::ShareWrites)
@@ -286,7 +287,7 @@ async fn give_up(
     Ok(())
 }
 
-/// Records how a write ended. True if the written mark of one of its blocks is not saved yet.
+/// Records how a write ended; before it is answered, its written marks are where a kill does not reach them.
 fn settle(
     volume: &PoolVolume,
     core: &Core,
@@ -294,7 +295,7 @@ fn settle(
     blocks: &Range<u32>,
     sums: Option<SmallVec<[u32; 8]>>,
     written: Result<(), Status>,
-) -> Result<bool, Status> {
+) -> Result<Marks, Status> {
     let mut state = hold.region().state();
     state.writing -= 1;
     state.changes += 1;
@@ -307,17 +308,25 @@ fn settle(
     let range = index(blocks.start)..index(blocks.end);
     state.written.set_range(range.clone(), true);
     // A save under way may have looked at the marks before this write: it does not count.
-    let fresh = !state.saved.all(range.clone()) || state.saving > 0 || state.found(range.clone());
+    let fresh = !state.saved.all(range.clone()) || state.saving > 0;
+    let found = state.found(range.clone());
+    let kept = volume.keep_marks(hold.region().key, &mut state);
     if let (Some(known), Some(sums)) = (&mut state.sums, sums) {
         known[range].copy_from_slice(&sums);
         state.sums_unsaved = true;
     }
     drop(state);
-    if fresh {
+    if fresh || found {
         volume.note_unsaved(hold.region().key);
     }
     if !volume.pool.lost.is_empty() {
         volume.pool.lost.forget(volume.id, hold.region().key.slot, volume.in_slot(hold.region().key, blocks));
     }
-    Ok(fresh)
+    Ok(match kept {
+        // That they were lost before is not kept.
+        _ if found => Marks::Exposed,
+        Marks::Exposed => Marks::Exposed,
+        Marks::Saved | Marks::Kept if fresh => Marks::Kept,
+        Marks::Saved | Marks::Kept => Marks::Saved,
+    })
 }

@@ -332,6 +332,7 @@ impl Home {
             self.pool.doubts.note(changes);
         }
         let committed = committed?;
+        self.pool.kept_marks.committed(self.votes.position.sequence);
         {
             let mut live = lock(&self.pool.live);
             live.state = after;
@@ -530,6 +531,7 @@ impl Home {
         for (id, volume) in before.iter().filter(|(id, _)| !after.contains_key(id)) {
             assert!(volume.is_destroyed(), "a volume is retired before it is destroyed");
             let marked = self.pool.cache.forget_volume(*id);
+            self.pool.kept_marks.forget_volume(*id);
             self.pool.dirty_regions.fetch_sub(marked, Ordering::Relaxed);
         }
         self.pool.volumes.store(Arc::new(after));

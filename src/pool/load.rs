@@ -58,6 +58,9 @@ async fn load(volume: &PoolVolume, core: &Core, region: &Region) -> Result<(), S
             match stored {
                 Ok(stored) => {
                     state.fill(placement, stored);
+                    if volume.pool.kept_marks.restore(region, &mut state) {
+                        volume.note_unsaved(region.key);
+                    }
                     Ok(())
                 }
                 Err(Unreadable) => {

@@ -18,6 +18,7 @@ mod fragment_read;
 mod fragment_write;
 pub mod heal;
 mod home;
+pub mod kept_marks;
 pub mod layout;
 pub mod lifecycle;
 mod load;
@@ -177,6 +178,9 @@ impl Pool {
                 "not everything could be flushed; the next start checks it".to_owned(),
             )),
         };
+        if result.is_ok() {
+            self.shared.kept_marks.close();
+        }
         for disk in self.shared.all_members().iter().filter_map(|m| m.disk.as_ref()) {
             disk.close(core).await;
         }

@@ -7,6 +7,7 @@ use super::dirty_log::DirtyLog;
 use super::ends::{HOLLOW, is_hollow, mend};
 use super::error::PoolError;
 use super::home::{Home, cleaner, remember_missed};
+use super::kept_marks::KeptMarks;
 use super::layout::{MemberLayout, member_layout};
 use super::lifecycle::{Event, after};
 use super::log::{Age, LogArea, Position, Replayed, read_bytes};
@@ -51,6 +52,8 @@ pub struct OpenPlan {
     pub cache: ByteLen,
     /// How long a member may be away before its copies are made anew on others.
     pub rebuild_after: Duration,
+    /// Where memory is found that outlives the process; None to do without.
+    pub memory_folder: Option<PathBuf>,
 }
 
 /// Why a member is not used whose copies were given up by order.
@@ -196,6 +199,7 @@ pub async fn find_member(core: &Core, pool: &Shared, gone: &Member, path: &Path)
         force: false,
         cache: ByteLen(0),
         rebuild_after: pool.rebuild_after,
+        memory_folder: None,
     };
     let candidate = find_candidate(core, &plan, path).await.ok().flatten()?;
     let disk = Arc::new(candidate.disk);
@@ -315,7 +319,8 @@ async fn start(
     }
     let old = elected.replayed.state.clone();
     refuse_dead(&elected.replayed.state, &mut candidates);
-    let opened = Change::Opened { forced, mark: core.with_prng(|prng| prng.u64() | 1) };
+    let opening = core.with_prng(|prng| prng.u64() | 1);
+    let opened = Change::Opened { forced, mark: opening };
     let newest = elected.replayed.position.age();
     let current = |age: Age| is_planted(core, Planted::OldImageBelieved) || is_current(newest, age);
     let (changes, reasons) = judge(&elected, &logs, &candidates, (opened, current), core.wall_ns());
@@ -331,7 +336,10 @@ async fn start(
     let mut votes = build_votes(&members, witness, &logs, position, forced);
     let witness = witness_of(&votes);
     votes.catch_up(core, &old, &behind(position, &logs)).await;
-    let opened = run(core, plan, state, members.clone(), votes, &changes, old.clean).await;
+    let kept_marks = KeptMarks::open(core, plan.memory_folder.as_deref(), &plan.witness_folder, state.pool);
+    kept_marks.begin(&old, position.sequence, opening);
+    let opened =
+        run(core, plan, state, members.clone(), votes, (&changes, old.clean, opening), kept_marks).await;
     if opened.is_err() {
         for disk in members.values().filter_map(|m| m.disk.as_ref()).chain(&witness) {
             disk.close(core).await;
@@ -535,14 +543,15 @@ async fn run(
     state: State,
     members: BTreeMap<MemberId, Arc<Member>>,
     mut votes: Votes,
-    changes: &[Change],
-    clean: bool,
+    (changes, clean, opening): (&[Change], bool, u64),
+    kept_marks: KeptMarks,
 ) -> Result<Pool, PoolError> {
     let mut lost = votes.begin_epoch(core, &state, changes).await?.lost;
     for _ in 1..COMMITS_BEFORE_SERVING {
         let confirmed = [Change::Opened { forced: false, mark: 0 }];
         lost.extend(votes.commit(core, &state, &confirmed).await?.lost);
     }
+    kept_marks.begun(opening, votes.position.sequence);
     let (sender, requests) = mailbox();
     let free =
         FreeExtents::of(&state).map_err(|_| PoolError::Invalid("two slots claim one extent".to_owned()))?;
@@ -552,7 +561,7 @@ async fn run(
     for disk in members.values().filter_map(|m| m.disk.as_ref()) {
         mend(core, disk).await;
     }
-    let shared = Arc::new(Shared::new(live, members, plan, sender));
+    let shared = Arc::new(Shared::new(live, members, plan, kept_marks, sender));
     hand_down(core, &shared);
     publish(&shared);
     core.spawn(Home { core: core.clone(), pool: shared.clone(), votes, requests }.run());
@@ -565,6 +574,7 @@ async fn run(
         }
     }
     settle_crash(core, &shared, clean).await?;
+    settle::restore_marks(core, &shared).await;
     core.spawn(cleaner(core.clone(), shared.clone()));
     core.spawn(resync::run(core.clone(), shared.clone()));
     core.spawn(scrub::run(core.clone(), shared.clone()));

@@ -91,8 +91,10 @@ pub struct RegionState {
     pub sums: Option<Box<[u32]>>,
     /// Written blocks that no copy has any more, of a volume whose checksums do not tell.
     pub lost: Option<Box<Bitmap>>,
-    /// Checksums or lost blocks differ from what is on the members.
+    /// Checksums or lost blocks differ from what is on the members; or a save failed, and anything may be there.
     pub sums_unsaved: bool,
+    /// Where `written` is kept in memory that outlives the process. Only of an unsaved region.
+    pub kept: Option<usize>,
     pub version: u64,
     pub mark: Mark,
     /// Writes between the check of the mark and their completion.
@@ -126,6 +128,7 @@ impl Region {
             sums: checksums.then(|| vec![0; blocks].into_boxed_slice()),
             lost: None,
             sums_unsaved: false,
+            kept: None,
             version: 0,
             mark: Mark::Clear,
             writing: 0,
@@ -158,6 +161,7 @@ impl Region {
         state.queue.is_empty()
             && state.mark == Mark::Clear
             && !state.is_unsaved()
+            && state.kept.is_none()
             && state.load != Load::Loading
     }
 

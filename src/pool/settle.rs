@@ -8,7 +8,7 @@
 use super::dirty_log::Plane;
 use super::error::PoolError;
 use super::fragment_read::index;
-use super::load::{owner, stored_by_copy};
+use super::load::{ensure_loaded, owner, stored_by_copy};
 use super::member::Member;
 use super::planted::{Planted, is_planted};
 use super::reach::{Reach, Reached};
@@ -103,6 +103,7 @@ async fn settle_batch(core: &Core, pool: &Shared, batch: &[Dirty]) -> Result<(),
     flush_members(core, pool).await?;
     for (entry, block) in settled {
         entry.region.state().fill(Some(entry.placement.clone()), Some(block));
+        pool.kept_marks.settled(&entry.region.key, entry.placement.stamp);
         for Reached { copy, member } in &entry.reach.copies {
             let number = member.layout.region_number(copy.extent, entry.region.key.region);
             member.dirty.clear(Plane::Dirty, number);
@@ -163,14 +164,21 @@ async fn settle_region(core: &Core, dirty: &Dirty) -> Result<Option<RegionBlock>
     let stored: Vec<Option<RegionBlock>> =
         stored.into_iter().map(|places| places.and_then(|places| places.newest)).collect();
     let newest = stored.iter().flatten().max_by_key(|block| block.version).cloned();
-    // Nothing was ever saved about this region: no flush promised anything, all of it reads as zeros.
-    // What a torn block may look like later, or a copy that is not here may have saved, is older than this.
-    let Some(mut block) = newest else { return Ok(Some(first_block(volume))) };
-    let source = stored
-        .iter()
-        .position(|s| s.as_ref().is_some_and(|b| b.version == block.version))
-        .expect("the newest block came from some copy");
-    bring_up(core, dirty, &stored, &block).await?;
+    let left = volume.pool.kept_marks.left(&region.key, placement.stamp);
+    // Nothing was ever saved about this region: no flush promised anything, and if only the process died its marks are
+    // left. What a torn block may look like later, or a copy that is not here may have saved, is older than this.
+    let mut block = newest.clone().unwrap_or_else(|| first_block(volume));
+    let version = |stored: &Option<RegionBlock>| stored.as_ref().map(|block| block.version);
+    let source = newest
+        .as_ref()
+        .and_then(|block| stored.iter().position(|stored| version(stored) == Some(block.version)));
+    if newest.is_some() {
+        bring_up(core, dirty, &stored, &block).await?;
+    }
+    if let Some(left) = left {
+        block.written = Bitmap::from_words(block.written.len(), left.words());
+    }
+    let source = source.unwrap_or(0);
     let order = source_first(reach, source);
     for first in (0..volume.pool.region_blocks()).step_by(index(STEP)) {
         let step = first..(first + STEP).min(volume.pool.region_blocks());
@@ -190,11 +198,11 @@ fn span_written(block: &RegionBlock, blocks: Range<u32>) -> Option<Range<u32>> {
     Some(first..last + 1)
 }
 
-/// Nothing is written.
+/// Nothing is written, and nothing was saved.
 fn first_block(volume: &PoolVolume) -> RegionBlock {
     let blocks = index(volume.pool.region_blocks());
     let sums = volume.checksums.then(|| vec![0; blocks].into_boxed_slice());
-    RegionBlock { version: 1, written: Bitmap::new(blocks), sums, lost: None }
+    RegionBlock { version: 0, written: Bitmap::new(blocks), sums, lost: None }
 }
 
 fn source_first(reach: &Reach, source: usize) -> Vec<Reached> {
@@ -338,6 +346,22 @@ async fn save_copy(
     match reached.disk().write(core, at, bytes, false, Patience::Opening).await {
         Ok(()) => Ok(()),
         Err(errno) => give_up(&dirty.volume.pool, member, errno).await,
+    }
+}
+
+/// Loads the regions whose marks the last process left, and which were not dirty: of volumes with nothing to compare.
+/// What was answered before is part of the next flush.
+pub async fn restore_marks(core: &Core, pool: &Shared) {
+    let volumes = pool.volumes.load_full();
+    for keys in pool.kept_marks.all_left().chunks(AT_ONCE) {
+        let loads = keys.iter().filter_map(|key| volumes.get(&key.volume).map(|volume| (volume, key)));
+        let loads = loads.map(async |(volume, key)| {
+            let region = pool.region(key.volume, key.slot, key.region, volume.checksums);
+            let hold = region.hold(0..pool.region_blocks(), false).await;
+            // One that cannot be loaded is an error for whoever reads it; its marks wait until it can.
+            let _ = ensure_loaded(volume, core, &hold).await;
+        });
+        join_all(loads).await;
     }
 }
 

@@ -3,6 +3,7 @@
 use super::cache::{REGION_COST, RegionCache};
 use super::doubt::Doubts;
 use super::home::HomeRequest;
+use super::kept_marks::KeptMarks;
 use super::layout::region_size;
 use super::lost::LostBlocks;
 use super::member::Member;
@@ -85,6 +86,7 @@ pub struct Shared {
     pub pace: Pace,
     pub lost: LostBlocks,
     pub doubts: Doubts,
+    pub kept_marks: KeptMarks,
     pub home: Sender<HomeRequest>,
     #[cfg(any(test, feature = "planted-bugs"))]
     pub planted: Mutex<super::planted::Planted>,
@@ -96,6 +98,7 @@ impl Shared {
         live: Live,
         members: BTreeMap<MemberId, Arc<Member>>,
         plan: &OpenPlan,
+        kept_marks: KeptMarks,
         home: Sender<HomeRequest>,
     ) -> Shared {
         let (seed, _) = live.state.pool.as_u64_pair();
@@ -131,6 +134,7 @@ impl Shared {
             pace: Default::default(),
             lost: Default::default(),
             doubts: Default::default(),
+            kept_marks,
             home,
             #[cfg(any(test, feature = "planted-bugs"))]
             planted: Default::default(),

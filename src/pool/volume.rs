@@ -1,5 +1,6 @@
 //! A volume of a pool: requests cut into fragments, each done under its region's guard.
 
+use super::kept_marks::Marks;
 use super::planted::{Planted, is_planted};
 use super::redundancy::stripe::{Fragment, Geometry};
 use super::region::{Region, RegionKey};
@@ -170,19 +171,27 @@ impl PoolVolume {
             let data = payload_part(core, payload, span, fragment);
             fragment_write::write(self, core, fragment, data, flags.fua)
         };
-        let fresh = if let Some(fragment) = self.only_fragment(span) {
+        let marks = if let Some(fragment) = self.only_fragment(span) {
             write(fragment).await?
         } else {
             let writes = join_all(self.fragments(span).into_iter().map(write));
-            let ended: Result<Vec<bool>, Status> = Box::pin(writes).await.into_iter().collect();
-            ended?.contains(&true)
+            let ended: Result<Vec<Marks>, Status> = Box::pin(writes).await.into_iter().collect();
+            ended?.into_iter().max().unwrap_or(Marks::Saved)
         };
         // The data is durable, but a block written for the first time is found again only by its written mark.
-        if flags.fua && fresh && !is_planted(core, Planted::FuaForgetsMark) {
-            Box::pin(self.flush(core)).await
-        } else {
-            Ok(())
-        }
+        let durable = flags.fua && !is_planted(core, Planted::FuaForgetsMark);
+        self.secure(core, marks, durable).await
+    }
+
+    /// Lets a change be answered that has set or cleared these marks: what only this process knows is saved first, and
+    /// for a durable change all that is not.
+    pub async fn secure(&self, core: &Core, marks: Marks, durable: bool) -> Result<(), Status> {
+        let saves = match marks {
+            Marks::Saved => false,
+            Marks::Kept => durable,
+            Marks::Exposed => true,
+        };
+        if saves { Box::pin(self.flush(core)).await } else { Ok(()) }
     }
 
     /// The fragment that is the whole span, if there is one.

@@ -2,6 +2,7 @@
 
 use super::fragment_read::index;
 use super::fragment_write::{begin, write};
+use super::kept_marks::Marks;
 use super::load::{ensure_loaded, ensure_placed, is_allocated};
 use super::planted::{Planted, is_planted};
 use super::redundancy::stripe::Fragment;
@@ -24,56 +25,60 @@ impl PoolVolume {
         let _entered = self.enter()?;
         let start = round_up(span.offset().0, BLOCK);
         let end = round_down(span.end().0, BLOCK);
+        let mut marks = Marks::Saved;
         if start < end {
-            self.clear(core, Span::at(start, end - start), false).await?;
+            marks = self.clear(core, Span::at(start, end - start), false).await?;
         }
-        if flags.fua { self.flush(core).await } else { Ok(()) }
+        if flags.fua { self.flush(core).await } else { self.secure(core, marks, false).await }
     }
 
     /// Makes a span read as zeros.
     pub async fn write_zeroes(&self, core: &Core, span: Span, flags: ZeroFlags) -> Result<(), Status> {
         let _entered = self.enter()?;
+        let marks;
         let (first, last) = (round_up(span.offset().0, BLOCK), round_down(span.end().0, BLOCK));
         if first >= last {
             // Less than two blocks have to be written: nothing would be faster than a WRITE.
             if flags.fast_only {
                 return Err(Status::NotFast);
             }
-            self.zero_part(core, span, flags.allocate).await?;
+            marks = self.zero_part(core, span, flags.allocate).await?;
         } else {
             let (head, tail) = (first - span.offset().0, span.end().0 - last);
-            self.zero_part(core, Span::at(span.offset().0, head), flags.allocate).await?;
-            self.clear(core, Span::at(first, last - first), flags.allocate).await?;
-            self.zero_part(core, Span::at(last, tail), flags.allocate).await?;
+            let head = self.zero_part(core, Span::at(span.offset().0, head), flags.allocate).await?;
+            let middle = self.clear(core, Span::at(first, last - first), flags.allocate).await?;
+            let tail = self.zero_part(core, Span::at(last, tail), flags.allocate).await?;
+            marks = head.max(middle).max(tail);
         }
-        if flags.fua { self.flush(core).await } else { Ok(()) }
+        if flags.fua { self.flush(core).await } else { self.secure(core, marks, false).await }
     }
 
     /// Writes zeros into parts of blocks; where no slot is allocated they are zero already, and written only to
     /// allocate it.
-    async fn zero_part(&self, core: &Core, span: Span, allocate: bool) -> Result<(), Status> {
+    async fn zero_part(&self, core: &Core, span: Span, allocate: bool) -> Result<Marks, Status> {
+        let mut marks = Marks::Saved;
         for fragment in self.fragments(span) {
             let zeroes = core.buffers().zeroes(fragment.len.as_usize());
             if allocate || is_allocated(self, fragment.slot) {
-                write(self, core, fragment, zeroes, false).await?;
+                marks = marks.max(write(self, core, fragment, zeroes, false).await?);
             }
         }
-        Ok(())
+        Ok(marks)
     }
 
     /// Clears the written marks of whole blocks, stripe by stripe.
-    async fn clear(&self, core: &Core, span: Span, allocate: bool) -> Result<(), Status> {
-        let mut at = span.offset();
+    async fn clear(&self, core: &Core, span: Span, allocate: bool) -> Result<Marks, Status> {
+        let (mut at, mut marks) = (span.offset(), Marks::Saved);
         while at < span.end() {
             let (slots, stripe) = self.shape.load().geometry.stripe_at(at);
             let end = stripe.end().min(span.end());
             let part = Span::at(at.0, (end - at).0);
             if allocate || slots.clone().any(|slot| is_allocated(self, SlotIndex(slot))) {
-                self.clear_in_stripe(core, part, allocate).await?;
+                marks = marks.max(self.clear_in_stripe(core, part, allocate).await?);
             }
             at = if allocate { end } else { self.next_allocated(slots.end, end, span) };
         }
-        Ok(())
+        Ok(marks)
     }
 
     /// Where the next stripe with an allocated slot starts, from slot `from` on.
@@ -92,11 +97,11 @@ impl PoolVolume {
         start.min(span.end())
     }
 
-    async fn clear_in_stripe(&self, core: &Core, span: Span, allocate: bool) -> Result<(), Status> {
-        let mut touched = BTreeSet::new();
+    async fn clear_in_stripe(&self, core: &Core, span: Span, allocate: bool) -> Result<Marks, Status> {
+        let (mut touched, mut marks) = (BTreeSet::new(), Marks::Saved);
         for fragment in self.fragments(span) {
             if allocate || is_allocated(self, fragment.slot) {
-                self.clear_fragment(core, fragment, allocate).await?;
+                marks = marks.max(self.clear_fragment(core, fragment, allocate).await?);
                 touched.insert(fragment.slot);
             }
         }
@@ -105,10 +110,10 @@ impl PoolVolume {
                 self.free_if_empty(core, slot).await?;
             }
         }
-        Ok(())
+        Ok(marks)
     }
 
-    async fn clear_fragment(&self, core: &Core, fragment: Fragment, allocate: bool) -> Result<(), Status> {
+    async fn clear_fragment(&self, core: &Core, fragment: Fragment, allocate: bool) -> Result<Marks, Status> {
         let (region, within) = self.region_of(&fragment);
         let blocks = super::volume::blocks_of(within, fragment.len);
         let hold = region.hold(blocks.clone(), true).await;
@@ -120,7 +125,7 @@ impl PoolVolume {
         let placement = {
             let state = region.state();
             if !state.written.any(range.clone()) {
-                return Ok(());
+                return Ok(Marks::Saved);
             }
             state.placement.clone().expect("written blocks lie somewhere")
         };
@@ -129,18 +134,19 @@ impl PoolVolume {
             true => region.state().writing += 1,
             false => begin(self, core, &hold, &placement).await?,
         }
-        {
+        let marks = {
             let mut state = region.state();
             state.writing -= 1;
             state.changes += 1;
             state.touched = core.now();
             state.written.set_range(range, false);
-        }
+            self.keep_marks(region.key, &mut state)
+        };
         if !is_planted(&self.pool, Planted::TrimForgotten) {
             self.note_unsaved(region.key);
         }
         self.pool.lost.forget(self.id, region.key.slot, self.in_slot(region.key, &blocks));
-        Ok(())
+        Ok(marks)
     }
 
     /// Frees a slot if no block of it is written.
@@ -173,6 +179,7 @@ impl PoolVolume {
         }
         for hold in &holds {
             let marked = matches!(hold.region().state().mark, super::region::Mark::Durable { .. });
+            self.pool.kept_marks.release(&mut hold.region().state());
             if !is_planted(&self.pool, Planted::KeepFreedRegion) {
                 hold.region().state().reset();
             }

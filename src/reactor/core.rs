@@ -12,12 +12,14 @@ use super::timers::{Sleep, Timers};
 use crate::base::planted::{Plantable, Planted};
 use crate::base::prng::Prng;
 use crate::io::buf::BufPool;
-use crate::io::driver::{Completion, Done, Driver, Op, Unpark};
+use crate::io::driver::{Completion, Done, Driver, LastingMemory, Op, Unpark};
 use crate::io::time::Instant;
 use crossbeam::queue::SegQueue;
+use nix::errno::Errno;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -159,6 +161,11 @@ impl Core {
 
     pub fn buffers(&self) -> &BufPool {
         &self.inner.buffers
+    }
+
+    /// Memory that outlives this process; see `Driver::lasting_memory`.
+    pub fn lasting_memory(&self, path: &Path, words: usize) -> Result<Arc<dyn LastingMemory>, Errno> {
+        self.inner.driver.borrow().lasting_memory(path, words)
     }
 
     /// Draws from this core's generator.

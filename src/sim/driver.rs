@@ -5,8 +5,10 @@
 //! `Core::turn` only and passes the time itself; a core that parked would let time pass under its siblings' feet.
 
 use super::world::{Step, World};
-use crate::io::driver::{Completion, Driver, Op, Token, Unpark};
+use crate::io::driver::{Completion, Driver, LastingMemory, Op, Token, Unpark};
 use crate::io::time::Instant;
+use nix::errno::Errno;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -49,6 +51,12 @@ impl Driver for SimDriver {
 
     fn wall_ns(&self) -> u64 {
         self.world.state.borrow().wall_ns()
+    }
+
+    fn lasting_memory(&self, path: &Path, words: usize) -> Result<Arc<dyn LastingMemory>, Errno> {
+        let mut state = self.world.state.borrow_mut();
+        let process = state.drivers[self.index].process;
+        state.lasting_memory(process, path, words)
     }
 
     fn submit(&mut self, token: Token, op: Op) {

@@ -102,6 +102,11 @@ impl World {
     pub fn crashes(&self) -> u64 {
         self.state.borrow().crashes
     }
+
+    /// How often the head lost its power.
+    pub fn power_cuts(&self) -> u64 {
+        self.state.borrow().power_cuts
+    }
 }
 
 impl State {
@@ -133,6 +138,8 @@ impl State {
             disk.media.power_cut(&mut disk.prng);
         }
         self.storage.lose_new_files();
+        self.lasting.power_cut();
+        self.power_cuts += 1;
         let head = (0u32..).zip(&self.lives).filter(|(_, p)| p.alive && p.place == Place::Head);
         let head: Vec<ProcessId> = head.map(|(index, _)| ProcessId(index)).collect();
         head.into_iter().for_each(|process| self.end_life(process, Crash::PowerCut));

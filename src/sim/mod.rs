@@ -40,6 +40,7 @@ pub mod campaign;
 mod disk;
 mod driver;
 mod faults;
+mod lasting;
 mod lives;
 mod media;
 mod net;

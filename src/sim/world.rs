@@ -5,6 +5,7 @@
 //! same seed gives the same run. `State` is what one borrow guards; no user code runs while it is borrowed.
 
 use super::faults::Incident;
+use super::lasting::Lasting;
 use super::lives::{Crash, Life, ProcessId};
 use super::net::NetEvent;
 use super::sockets::Net;
@@ -48,6 +49,7 @@ pub(super) struct State {
     pub(super) flights_begun: u64,
     pub(super) storage: Storage,
     pub(super) net: Net,
+    pub(super) lasting: Lasting,
     pub(super) incidents: Vec<Incident>,
     /// The change of a drive, counted down, at which a life is to end.
     pub(super) trip: Option<(u64, Crash)>,
@@ -55,6 +57,7 @@ pub(super) struct State {
     /// The read, write or flush, counted down, that is to fail.
     pub(super) failing: Option<u64>,
     pub(super) crashes: u64,
+    pub(super) power_cuts: u64,
 }
 
 /// One core's end of the world.
@@ -123,11 +126,13 @@ impl World {
             flights_begun: 0,
             storage: Storage::default(),
             net,
+            lasting: Lasting::default(),
             incidents: Vec::new(),
             trip: None,
             changes_begun: 0,
             failing: None,
             crashes: 0,
+            power_cuts: 0,
         };
         World { state: Rc::new(RefCell::new(state)) }
     }

@@ -100,6 +100,7 @@ impl Rig {
             force,
             cache: ByteLen(8 << 20),
             rebuild_after: drystone::pool::REBUILD_AFTER,
+            memory_folder: None,
         }
     }
 

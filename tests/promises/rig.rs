@@ -96,6 +96,7 @@ impl Rig {
             force,
             cache: ByteLen(8 << 20),
             rebuild_after: pool::REBUILD_AFTER,
+            memory_folder: Some("/memory".into()),
         };
         let core = head.core(0).clone();
         self.on(head, async move { pool::open(&core, &plan).await })

@@ -17,6 +17,7 @@ mod begin;
 mod entries;
 mod finish;
 mod handles;
+mod lasting;
 mod locals;
 mod mapped;
 mod memory;
@@ -36,18 +37,21 @@ pub use handles::Handles;
 pub use setup::{SetupError, Warning};
 
 use super::buf::BufPool;
-use super::driver::{Completion, Done, Driver, Op, Token, Unpark};
+use super::driver::{Completion, Done, Driver, LastingMemory, Op, Token, Unpark};
 use super::time::Instant;
 use entries::Arena;
 use io_uring::opcode;
 use io_uring::types::{CancelBuilder, Fd};
+use lasting::Mapping;
 use locals::Locals;
+use nix::errno::Errno;
 use nix::time::{ClockId, clock_gettime};
 use offload::Offload;
 use ring::{Ended, Ring};
 use slots::Slots;
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use wake::Peer;
@@ -181,6 +185,10 @@ impl Driver for UringDriver {
 
     fn try_now(&mut self, op: Op) -> Result<Done, Op> {
         now::try_now(self, op)
+    }
+
+    fn lasting_memory(&self, path: &Path, words: usize) -> Result<Arc<dyn LastingMemory>, Errno> {
+        Ok(Arc::new(Mapping::open(path, words)?))
     }
 
     fn submit(&mut self, token: Token, op: Op) {

@@ -138,7 +138,7 @@ fn fill(fd: &impl AsFd, path: &Path, size: ByteLen) -> Result<(), Errno> {
     nix::unistd::fsync(folder)
 }
 
-fn is_in_memory(fd: &impl AsFd) -> Result<bool, Errno> {
+pub(super) fn is_in_memory(fd: &impl AsFd) -> Result<bool, Errno> {
     // The type of the magic number differs between C libraries.
     #[allow(clippy::unnecessary_cast)]
     let magic = fstatfs(fd)?.filesystem_type().0 as i64;

@@ -113,7 +113,7 @@ impl Machine {
 
     /// Opens after the crash, waits until everything is in sync, checks all of it, and closes.
     fn recover_from(&mut self, script: Script, done: usize) -> Verdict {
-        self.forget_unflushed();
+        self.note_end();
         let life = self.open()?;
         check_extents(&life.pool)?;
         check_other(&life.pool, script, done)?;
@@ -432,7 +432,7 @@ impl Machine {
             Some(life) if crash => {
                 self.world.power_cut();
                 self.end(life)?;
-                self.forget_unflushed();
+                self.note_end();
             }
             Some(life) => {
                 let clean = self.close(life)?;

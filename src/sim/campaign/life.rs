@@ -11,7 +11,7 @@ use crate::pool::{self, CreatePlan, OpenPlan, Pool, PoolError, VolumePlan};
 use crate::reactor::Core;
 use crate::sim::{Crash, DiskHandle, Image, Process, Stop, World};
 use crate::volume::{Handle, Volume};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -48,6 +48,8 @@ pub struct Machine {
     pub rebuilt: BTreeSet<usize>,
     /// Some openings of this run crash, also while other faults rest.
     pub openings_are_cut_off: bool,
+    /// Power cuts that the model knows of.
+    power_cuts_known: Cell<u64>,
     pub steps: RefCell<Vec<String>>,
     pub pool: Option<uuid::Uuid>,
     /// Members that were given up as dead: they are taken away for good.
@@ -100,6 +102,7 @@ impl Machine {
             rebuilt: BTreeSet::new(),
             openings_are_cut_off,
             wounded: false,
+            power_cuts_known: Cell::new(0),
             steps: RefCell::default(),
             pool: None,
         }
@@ -231,6 +234,7 @@ impl Machine {
                 }
                 Attempt::Crashed => {
                     self.step("crash while the pool opened");
+                    self.note_end();
                     self.field.counts.borrow_mut().crashes_in_recovery += 1;
                     crashes = crashes.saturating_sub(1);
                 }
@@ -265,6 +269,7 @@ impl Machine {
             force: false,
             cache: self.plan.cache,
             rebuild_after: self.plan.rebuild_after,
+            memory_folder: Some("/memory".into()),
         }
     }
 
@@ -334,8 +339,19 @@ impl Machine {
         self.bury(process)
     }
 
-    /// Every volume's last life ended by a crash.
+    /// Every volume's last life has ended by a kill or a power cut, whichever it was. What lay only on drives that went
+    /// away in it went with their caches.
+    pub fn note_end(&self) {
+        let cuts = self.world.power_cuts();
+        let cut = self.power_cuts_known.replace(cuts) < cuts;
+        let bears = self.touched.is_empty() || self.plan.is_mirrored() && !self.plan.has(Fault::Beyond);
+        let mut model = self.field.model.borrow_mut();
+        (0..model.volume_count()).for_each(|v| if cut || !bears { model.crash(v) } else { model.kill(v) });
+    }
+
+    /// Something happened to the machine after which only what was flushed is sure to be there.
     pub fn forget_unflushed(&self) {
+        self.power_cuts_known.set(self.world.power_cuts());
         let mut model = self.field.model.borrow_mut();
         (0..model.volume_count()).for_each(|v| model.crash(v));
     }

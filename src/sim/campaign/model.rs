@@ -1,12 +1,13 @@
 //! What every sector may hold: the oracle of O1, O2 (light) and O3.
 //!
-//! A sector has a *base*, a value that is fixed but perhaps not known (one of a few after a crash), and the
+//! A sector has a *base*, a value that is fixed but perhaps not known (one of a few after a power cut), and the
 //! changes issued since. Requests that overlap in time may take effect in either order; one that ended before
 //! another was issued came first.
 //!
 //! - **Running**: a read may return a change that no *established* one replaced: established are changes that were
 //!   answered, or seen by a read, before this read began. The base is older than all.
-//! - **Crash**: what may be there is the base and every change, answered or not, that no *durable* one replaced:
+//! - **Kill** of the process: nothing that was answered is lost. What is durable does not change.
+//! - **Power cut**: what may be there is the base and every change, answered or not, that no *durable* one replaced:
 //!   durable are changes with FUA and those answered before a flush was issued that succeeded. The survivors
 //!   become the base; the first read of the sector fixes it.
 //!
@@ -158,7 +159,15 @@ impl Model {
         });
     }
 
-    /// The volume's last life ended; what was not durable may be lost.
+    /// The volume's last life was killed: what was answered is there, and what was not may be.
+    pub fn kill(&mut self, volume: usize) {
+        let now = self.now();
+        self.reading.clear();
+        let open = self.changes.iter_mut().filter(|change| change.volume == volume && change.ended.is_none());
+        open.for_each(|change| change.ended = Some(now));
+    }
+
+    /// The volume's last life ended with the machine's power; what was not durable may be lost.
     pub fn crash(&mut self, volume: usize) {
         let model = &mut self.volumes[volume];
         self.reading.clear();
@@ -389,6 +398,23 @@ mod tests {
         m.crash(0);
         assert_eq!(read(&mut m, flushed), Err(Oracle::Stability), "a second crash changes nothing");
         assert_eq!(read(&mut m, late), Ok(()));
+    }
+
+    #[test]
+    fn a_kill_loses_nothing_that_was_answered_and_a_power_cut_after_it_does() {
+        let mut m = Model::new(1);
+        let flushed = write(&mut m);
+        flush(&mut m);
+        let answered = write(&mut m);
+        let open = m.begin(0, 0..1, Stores::Stamps, false);
+        m.kill(0);
+        assert_eq!(read(&mut m, flushed), Err(Oracle::Order));
+        assert_eq!(read(&mut m, answered), Ok(()));
+        assert_eq!(read(&mut m, open), Ok(()));
+        let later = write(&mut m);
+        assert_eq!(read(&mut m, open), Err(Oracle::Order), "what was under way does not come late");
+        m.crash(0);
+        assert_eq!(&m.volumes[0].sectors[&0].base[..], [flushed, answered, open, later]);
     }
 
     #[test]

@@ -196,12 +196,12 @@ impl Machine {
         if self.witness_lost {
             self.world.power_cut();
             self.end(life)?;
-            self.forget_unflushed();
+            self.note_end();
             return Ok(());
         }
         self.world.power_cut();
         self.end(life)?;
-        self.forget_unflushed();
+        self.note_end();
         let (scene, model) = (self.scene(), self.field.model.borrow().clone());
         let touched = self.touched.clone();
         for index in 0..self.disks.len() {

@@ -205,7 +205,7 @@ impl Machine {
     fn recover(&mut self, life: Life) -> Verdict<Life> {
         self.field.counts.borrow_mut().crashes += 1;
         self.end(life)?;
-        self.forget_unflushed();
+        self.note_end();
         self.reopen()
     }
 
@@ -215,6 +215,8 @@ impl Machine {
             self.step(format!("without drives {taken:?} there is no majority"));
             self.open_in_vain()?;
             taken.iter().for_each(|i| self.disk(*i).plug());
+            // Their caches are empty.
+            self.forget_unflushed();
         }
         self.witness_lost = false;
         if self.draws(Fault::Stranger, 300) {

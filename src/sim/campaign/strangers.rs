@@ -216,7 +216,7 @@ impl Machine {
             self.end(life)
         });
         self.plan.faults = faults;
-        self.forget_unflushed();
+        self.note_end();
         looked
     }
 

@@ -1,0 +1,335 @@
+//! Written marks that outlive the process: what a kill leaves of them.
+//!
+//! The data of an answered write is with the drives, and they keep it when the daemon is killed. That the block was
+//! written at all is in memory until the region is saved, and lost with the process a block would read as zeros. A host
+//! that waits for the daemon and goes on would never hear of it. So the marks of every unsaved region are also in memory
+//! that the kernel keeps (`Driver::lasting_memory`), set before the change is answered; the next opening takes them from
+//! there. A power cut takes that memory away, and then only what was flushed counts.
+//!
+//! ```text
+//! places of 16 words; the first one is the head
+//! head    magic | pool, high | pool, low | opening | next opening | sequence | …
+//! region  stamp | volume, slot | region | sum of these three | … | written marks, 8 words
+//! ```
+//! A stamp of zero is a free place; it is stored last. A mark is one bit of one word, so that a kill in the middle of a
+//! store leaves it as before or after, and either is right for a change that was not answered.
+//!
+//! What is found counts only if it is of the last opening that served, and the log that was elected has every commit
+//! that this opening had made: else the copies may not be those that the marks speak of.
+
+use super::planted::{Planted, is_planted};
+use super::region::{Region, RegionKey, RegionState};
+use super::region_block::BLOCKS_MAX;
+use super::state::State;
+use super::volume::PoolVolume;
+use crate::base::bitmap::Bitmap;
+use crate::base::checksum::structure_sum;
+use crate::base::units::{RegionIndex, SlotIndex, VolumeId};
+use crate::disk::in_words;
+use crate::io::driver::LastingMemory;
+use crate::reactor::Core;
+use crate::reactor::sync::lock;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use uuid::Uuid;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"DSMARKS1");
+
+/// Words of a place.
+const PLACE: usize = 16;
+
+/// Where the written marks begin in a place.
+const MARKS_AT: usize = 8;
+
+const MARKS: usize = BLOCKS_MAX / 64;
+
+const _: () = assert!(MARKS_AT + MARKS == PLACE);
+
+/// Places, the head included: twice as many as regions may be dirty, one MiB.
+const PLACES: usize = 8192;
+
+/// Bytes of the name of a file, of which the state folder's path takes part.
+const NAME_MAX: usize = 255;
+
+/// Where the written marks are that a change has set or cleared.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Marks {
+    /// On the members.
+    Saved,
+    /// In memory; the next flush saves them.
+    Kept,
+    /// In memory that dies with the process: they are saved before the change is answered.
+    Exposed,
+}
+
+/// The marks of one region as an earlier process left them.
+struct Left {
+    place: usize,
+    written: Bitmap,
+}
+
+/// The written marks of a pool's unsaved regions, in memory that lasts; or nothing, where there is none.
+pub struct KeptMarks {
+    memory: Option<Arc<dyn LastingMemory>>,
+    free: Mutex<Vec<usize>>,
+    /// By region and the stamp of its slot.
+    left: Mutex<BTreeMap<(RegionKey, u64), Left>>,
+}
+
+impl KeptMarks {
+    /// The memory of a pool under a state folder; `folder` is where such memory is made, None to do without.
+    pub fn open(core: &Core, folder: Option<&Path>, witness_folder: &Path, pool: Uuid) -> KeptMarks {
+        let path = folder.map(|folder| folder.join(name(witness_folder, pool)));
+        let memory = path.and_then(|path| match core.lasting_memory(&path, PLACES * PLACE) {
+            Ok(memory) => Some(memory),
+            Err(errno) => {
+                tracing::warn!(
+                    path = %path.display(),
+                    error = in_words(errno),
+                    "no memory that outlives the daemon: after kill -9, blocks written for the first time since the last \
+                     flush read as zeros"
+                );
+                None
+            }
+        });
+        KeptMarks { memory, free: Mutex::default(), left: Mutex::default() }
+    }
+
+    /// Looks at what an earlier process left, before this opening's first commit. `opening` is the mark of this one, and
+    /// `sequence` the last commit of the log that was elected.
+    pub fn begin(&self, state: &State, sequence: u64, opening: u64) {
+        let Some(memory) = self.memory.as_deref() else { return };
+        let last = state.lineage.last().map_or(0, |opening| opening.mark);
+        let head = Head::read(memory);
+        let counts = !state.clean && head.is_some_and(|head| head.counts(state.pool, last, sequence));
+        let (mut left, mut free) = (BTreeMap::new(), Vec::new());
+        for place in (1..PLACES).rev() {
+            let found = if counts { read_place(memory, place) } else { None };
+            let live = |(key, stamp): &(RegionKey, u64)| {
+                let slots = state.volumes.get(&key.volume).map(|volume| &volume.slots);
+                slots.and_then(|slots| slots.get(&key.slot)).is_some_and(|slot| slot.stamp == *stamp)
+            };
+            match found.filter(|(key, _)| live(key)) {
+                Some((key, written)) => {
+                    left.insert(key, Left { place, written });
+                }
+                None => {
+                    memory.store(place * PLACE, 0);
+                    free.push(place);
+                }
+            }
+        }
+        match counts {
+            true => memory.store(Head::OPENING, last),
+            // What was there is gone already; now the head may say something else.
+            false => Head { pool: state.pool, opening: last, next: 0, sequence }.write(memory),
+        }
+        memory.store(Head::NEXT, opening);
+        (*lock(&self.left), *lock(&self.free)) = (left, free);
+    }
+
+    /// This opening's commits are made; from here on the marks are its own.
+    pub fn begun(&self, opening: u64, sequence: u64) {
+        let Some(memory) = self.memory.as_deref() else { return };
+        memory.store(Head::SEQUENCE, sequence);
+        memory.store(Head::OPENING, opening);
+    }
+
+    /// A commit is done, and nobody was told yet.
+    pub fn committed(&self, sequence: u64) {
+        if let Some(memory) = self.memory.as_deref() {
+            memory.store(Head::SEQUENCE, sequence);
+        }
+    }
+
+    /// The pool is closed and everything is saved.
+    pub fn close(&self) {
+        if let Some(memory) = self.memory.as_deref() {
+            memory.remove();
+        }
+    }
+
+    /// Keeps the written marks of a region as they are now, after a change of them.
+    pub fn keep(&self, key: &RegionKey, state: &mut RegionState) -> Marks {
+        // A save that failed, or is under way, may have left something else on the members.
+        if !state.is_unsaved() && state.saving == 0 {
+            self.release(state);
+            return Marks::Saved;
+        }
+        let Some(memory) = self.memory.as_deref() else { return Marks::Kept };
+        let Some(placement) = &state.placement else { return Marks::Kept };
+        if let Some(place) = state.kept {
+            write_marks(memory, place, &state.written);
+            return Marks::Kept;
+        }
+        if state.written == state.saved && state.saving == 0 {
+            return Marks::Saved;
+        }
+        let Some(place) = lock(&self.free).pop() else { return Marks::Exposed };
+        write_place(memory, place, key, placement.stamp, &state.written);
+        state.kept = Some(place);
+        Marks::Kept
+    }
+
+    /// The members have a region's marks now, or it is gone: they need not be kept.
+    pub fn release(&self, state: &mut RegionState) {
+        if let Some(place) = state.kept.take() {
+            self.give_back(place);
+        }
+    }
+
+    fn give_back(&self, place: usize) {
+        if let Some(memory) = self.memory.as_deref() {
+            memory.store(place * PLACE, 0);
+            lock(&self.free).push(place);
+        }
+    }
+
+    /// Forgets the regions of a volume that is gone; they hold their places no more.
+    pub fn forget_volume(&self, volume: VolumeId) {
+        let Some(memory) = self.memory.as_deref() else { return };
+        lock(&self.left).retain(|(key, _), _| key.volume != volume);
+        for place in 1..PLACES {
+            if read_place(memory, place).is_some_and(|((key, _), _)| key.volume == volume) {
+                self.give_back(place);
+            }
+        }
+    }
+
+    /// The written marks that an earlier process left of a region, of which this is the slot's stamp.
+    pub fn left(&self, key: &RegionKey, stamp: u64) -> Option<Bitmap> {
+        lock(&self.left).get(&(*key, stamp)).map(|left| left.written.clone())
+    }
+
+    /// The same for all regions.
+    pub fn all_left(&self) -> Vec<RegionKey> {
+        lock(&self.left).keys().map(|(key, _)| *key).collect()
+    }
+
+    /// What was left of a region is on its members now.
+    pub fn settled(&self, key: &RegionKey, stamp: u64) {
+        let left = lock(&self.left).remove(&(*key, stamp));
+        left.into_iter().for_each(|left| self.give_back(left.place));
+    }
+
+    /// Gives a region that has just been loaded the marks that were left of it. True if there are any: they are unsaved.
+    pub fn restore(&self, region: &Region, state: &mut RegionState) -> bool {
+        let stamp = state.placement.as_ref().map_or(0, |placement| placement.stamp);
+        let Some(left) = lock(&self.left).remove(&(region.key, stamp)) else { return false };
+        state.written = resized(&left.written, state.written.len());
+        state.kept = Some(left.place);
+        true
+    }
+
+    /// Places in use: regions whose marks are kept.
+    pub fn in_use(&self) -> usize {
+        match &self.memory {
+            Some(_) => PLACES - 1 - lock(&self.free).len(),
+            None => 0,
+        }
+    }
+}
+
+impl PoolVolume {
+    /// Keeps a region's written marks after a change, and has them saved by the next flush.
+    pub fn keep_marks(&self, key: RegionKey, state: &mut RegionState) -> Marks {
+        if is_planted(&self.pool, Planted::MarksNotKept) {
+            return Marks::Kept;
+        }
+        self.pool.kept_marks.keep(&key, state)
+    }
+}
+
+/// What the first place says.
+struct Head {
+    pool: Uuid,
+    /// The mark of the opening whose marks are kept.
+    opening: u64,
+    /// The mark of one that has begun and may have committed that, and has taken over the marks then.
+    next: u64,
+    /// The last commit of that opening that anybody may rely on.
+    sequence: u64,
+}
+
+impl Head {
+    const OPENING: usize = 3;
+    const NEXT: usize = 4;
+    const SEQUENCE: usize = 5;
+
+    fn read(memory: &dyn LastingMemory) -> Option<Head> {
+        let word = |at| memory.load(at);
+        let head = || Head {
+            pool: Uuid::from_u64_pair(word(1), word(2)),
+            opening: word(Head::OPENING),
+            next: word(Head::NEXT),
+            sequence: word(Head::SEQUENCE),
+        };
+        (word(0) == MAGIC).then(head)
+    }
+
+    fn write(&self, memory: &dyn LastingMemory) {
+        let (high, low) = self.pool.as_u64_pair();
+        memory.store(0, 0);
+        let words = [high, low, self.opening, self.next, self.sequence];
+        (1..).zip(words).for_each(|(at, word)| memory.store(at, word));
+        memory.store(0, MAGIC);
+    }
+
+    /// Whether the marks are of the pool's last opening, and the log has all of its commits.
+    fn counts(&self, pool: Uuid, last: u64, sequence: u64) -> bool {
+        let known = last != 0 && (last == self.opening || last == self.next);
+        self.pool == pool && known && sequence >= self.sequence
+    }
+}
+
+/// The name of a pool's memory: it tells the state folder, as units of systemd tell paths.
+fn name(witness_folder: &Path, pool: Uuid) -> PathBuf {
+    let folder = witness_folder.to_string_lossy().replace('/', "-");
+    let end = format!("-{pool}");
+    let room = NAME_MAX - "drystone".len() - end.len();
+    let skip = folder.char_indices().map(|(at, _)| at).find(|at| folder.len() - at <= room).unwrap_or(0);
+    format!("drystone{}{end}", &folder[skip..]).into()
+}
+
+fn read_place(memory: &dyn LastingMemory, place: usize) -> Option<((RegionKey, u64), Bitmap)> {
+    let word = |at: usize| memory.load(place * PLACE + at);
+    let (stamp, owner, region) = (word(0), word(1), word(2));
+    if stamp == 0 || word(3) != sum(stamp, owner, region) {
+        return None;
+    }
+    let [volume, slot] = [owner >> 32, owner & 0xffff_ffff].map(|half| u32::try_from(half).expect("32 bits"));
+    let region = RegionIndex(u32::try_from(region).ok()?);
+    let key = RegionKey { volume: VolumeId(volume), slot: SlotIndex(slot), region };
+    let words: Vec<u64> = (MARKS_AT..PLACE).map(word).collect();
+    Some(((key, stamp), Bitmap::from_words(BLOCKS_MAX, &words)))
+}
+
+fn write_place(memory: &dyn LastingMemory, place: usize, key: &RegionKey, stamp: u64, written: &Bitmap) {
+    let at = place * PLACE;
+    let owner = u64::from(key.volume.0) << 32 | u64::from(key.slot.0);
+    let region = u64::from(key.region.0);
+    memory.store(at + 1, owner);
+    memory.store(at + 2, region);
+    memory.store(at + 3, sum(stamp, owner, region));
+    (0..MARKS).for_each(|word| memory.store(at + MARKS_AT + word, 0));
+    write_marks(memory, place, written);
+    memory.store(at, stamp);
+}
+
+fn write_marks(memory: &dyn LastingMemory, place: usize, written: &Bitmap) {
+    for (at, word) in (place * PLACE + MARKS_AT..).zip(written.words()) {
+        if memory.load(at) != *word {
+            memory.store(at, *word);
+        }
+    }
+}
+
+fn sum(stamp: u64, owner: u64, region: u64) -> u64 {
+    structure_sum(&[stamp, owner, region].map(u64::to_le_bytes).concat())
+}
+
+/// The marks of a region of `blocks` blocks.
+fn resized(written: &Bitmap, blocks: usize) -> Bitmap {
+    Bitmap::from_words(blocks, written.words())
+}
