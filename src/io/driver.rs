@@ -60,6 +60,8 @@ pub struct FileFacts {
     pub rotational: bool,
     /// Discard gives space back (and is worth sending).
     pub discards: bool,
+    /// Tells this stay of the device from later ones: one that was away has lost what was in its cache. 48 bits.
+    pub stay: u64,
 }
 
 /// A file that was opened.

@@ -310,7 +310,7 @@ fn settle(
     // A save under way may have looked at the marks before this write: it does not count.
     let fresh = !state.saved.all(range.clone()) || state.saving > 0;
     let found = state.found(range.clone());
-    let kept = volume.keep_marks(hold.region().key, &mut state);
+    let kept = volume.pool.keep_marks(hold.region().key, &mut state);
     if let (Some(known), Some(sums)) = (&mut state.sums, sums) {
         known[range].copy_from_slice(&sums);
         state.sums_unsaved = true;

@@ -9,21 +9,24 @@
 //! ```text
 //! places of 16 words; the first one is the head
 //! head    magic | pool, high | pool, low | opening | next opening | sequence | …
-//! region  stamp | volume, slot | region | sum of these three | … | written marks, 8 words
+//! region  stamp | volume, slot | region | sum of these three | copies, 4 words | written marks, 8 words
 //! ```
 //! A stamp of zero is a free place; it is stored last. A mark is one bit of one word, so that a kill in the middle of a
 //! store leaves it as before or after, and either is right for a change that was not answered.
 //!
 //! What is found counts only if it is of the last opening that served, and the log that was elected has every commit
-//! that this opening had made: else the copies may not be those that the marks speak of.
+//! that this opening had made: else the copies may not be those that the marks speak of. And only for copies on drives
+//! that have been there ever since: one that was away has lost what was in its cache.
 
 use super::planted::{Planted, is_planted};
-use super::region::{Region, RegionKey, RegionState};
+use super::reach::{Reach, Reached};
+use super::region::{Kept, Placement, Region, RegionKey, RegionState};
 use super::region_block::BLOCKS_MAX;
+use super::shared::Shared;
 use super::state::State;
-use super::volume::PoolVolume;
 use crate::base::bitmap::Bitmap;
 use crate::base::checksum::structure_sum;
+use crate::base::limits::COPIES_MAX;
 use crate::base::units::{RegionIndex, SlotIndex, VolumeId};
 use crate::disk::in_words;
 use crate::io::driver::LastingMemory;
@@ -39,12 +42,13 @@ const MAGIC: u64 = u64::from_le_bytes(*b"DSMARKS1");
 /// Words of a place.
 const PLACE: usize = 16;
 
-/// Where the written marks begin in a place.
+/// Where the copies begin in a place, and the written marks.
+const COPIES_AT: usize = 4;
 const MARKS_AT: usize = 8;
 
 const MARKS: usize = BLOCKS_MAX / 64;
 
-const _: () = assert!(MARKS_AT + MARKS == PLACE);
+const _: () = assert!(COPIES_AT + COPIES_MAX < MARKS_AT && MARKS_AT + MARKS == PLACE);
 
 /// Places, the head included: twice as many as regions may be dirty, one MiB.
 const PLACES: usize = 8192;
@@ -63,10 +67,27 @@ pub enum Marks {
     Exposed,
 }
 
+/// The copies that had a region's blocks: each member with its drive's stay, as `copy_word` writes them.
+type CopyWords = [u64; MARKS_AT - COPIES_AT];
+
 /// The marks of one region as an earlier process left them.
-struct Left {
+#[derive(Clone)]
+pub struct Left {
     place: usize,
     written: Bitmap,
+    copies: CopyWords,
+}
+
+impl Left {
+    /// The marks, for a region of `blocks` blocks.
+    pub fn written(&self, blocks: usize) -> Bitmap {
+        Bitmap::from_words(blocks, self.written.words())
+    }
+
+    /// Whether a copy has all that the marks speak of.
+    pub fn is_on(&self, reached: &Reached) -> bool {
+        self.copies.contains(&copy_word(reached))
+    }
 }
 
 /// The written marks of a pool's unsaved regions, in memory that lasts; or nothing, where there is none.
@@ -111,8 +132,8 @@ impl KeptMarks {
                 slots.and_then(|slots| slots.get(&key.slot)).is_some_and(|slot| slot.stamp == *stamp)
             };
             match found.filter(|(key, _)| live(key)) {
-                Some((key, written)) => {
-                    left.insert(key, Left { place, written });
+                Some((key, found)) => {
+                    left.insert(key, found);
                 }
                 None => {
                     memory.store(place * PLACE, 0);
@@ -150,8 +171,15 @@ impl KeptMarks {
         }
     }
 
-    /// Keeps the written marks of a region as they are now, after a change of them.
-    pub fn keep(&self, key: &RegionKey, state: &mut RegionState) -> Marks {
+    /// Keeps the written marks of a region as they are now, after a change of them; `reach` gives its copies, and
+    /// `membership` counts the changes of these.
+    pub fn keep(
+        &self,
+        key: &RegionKey,
+        state: &mut RegionState,
+        membership: u64,
+        reach: impl FnOnce(&Placement) -> Reach,
+    ) -> Marks {
         // A save that failed, or is under way, may have left something else on the members.
         if !state.is_unsaved() && state.saving == 0 {
             self.release(state);
@@ -159,23 +187,31 @@ impl KeptMarks {
         }
         let Some(memory) = self.memory.as_deref() else { return Marks::Kept };
         let Some(placement) = &state.placement else { return Marks::Kept };
-        if let Some(place) = state.kept {
+        if let Some(Kept { place, membership: known }) = state.kept
+            && known == membership
+        {
             write_marks(memory, place, &state.written);
             return Marks::Kept;
         }
-        if state.written == state.saved && state.saving == 0 {
+        if state.kept.is_none() && state.written == state.saved && state.saving == 0 {
             return Marks::Saved;
         }
-        let Some(place) = lock(&self.free).pop() else { return Marks::Exposed };
-        write_place(memory, place, key, placement.stamp, &state.written);
-        state.kept = Some(place);
+        let place = match state.kept {
+            Some(kept) => kept.place,
+            None => match lock(&self.free).pop() {
+                Some(place) => place,
+                None => return Marks::Exposed,
+            },
+        };
+        write_place(memory, place, key, placement.stamp, &reach(placement), &state.written);
+        state.kept = Some(Kept { place, membership });
         Marks::Kept
     }
 
     /// The members have a region's marks now, or it is gone: they need not be kept.
     pub fn release(&self, state: &mut RegionState) {
-        if let Some(place) = state.kept.take() {
-            self.give_back(place);
+        if let Some(kept) = state.kept.take() {
+            self.give_back(kept.place);
         }
     }
 
@@ -197,28 +233,34 @@ impl KeptMarks {
         }
     }
 
-    /// The written marks that an earlier process left of a region, of which this is the slot's stamp.
-    pub fn left(&self, key: &RegionKey, stamp: u64) -> Option<Bitmap> {
-        lock(&self.left).get(&(*key, stamp)).map(|left| left.written.clone())
+    /// What an earlier process left of a region, of which this is the slot's stamp.
+    pub fn left(&self, key: &RegionKey, stamp: u64) -> Option<Left> {
+        lock(&self.left).get(&(*key, stamp)).cloned()
     }
 
-    /// The same for all regions.
+    /// The regions of which something was left.
     pub fn all_left(&self) -> Vec<RegionKey> {
         lock(&self.left).keys().map(|(key, _)| *key).collect()
     }
 
-    /// What was left of a region is on its members now.
+    /// What was left of a region is on its members now, or on none.
     pub fn settled(&self, key: &RegionKey, stamp: u64) {
         let left = lock(&self.left).remove(&(*key, stamp));
         left.into_iter().for_each(|left| self.give_back(left.place));
     }
 
-    /// Gives a region that has just been loaded the marks that were left of it. True if there are any: they are unsaved.
-    pub fn restore(&self, region: &Region, state: &mut RegionState) -> bool {
+    /// Gives a region that has just been loaded the marks that were left of it, if all its copies have what they speak
+    /// of. True if there are any: they are unsaved.
+    pub fn restore(&self, region: &Region, state: &mut RegionState, reach: &Reach) -> bool {
         let stamp = state.placement.as_ref().map_or(0, |placement| placement.stamp);
         let Some(left) = lock(&self.left).remove(&(region.key, stamp)) else { return false };
-        state.written = resized(&left.written, state.written.len());
-        state.kept = Some(left.place);
+        if !reach.copies.iter().all(|reached| left.is_on(reached)) {
+            self.give_back(left.place);
+            return false;
+        }
+        state.written = left.written(state.written.len());
+        // Of no membership yet: the next change writes the copies anew.
+        state.kept = Some(Kept { place: left.place, membership: 0 });
         true
     }
 
@@ -231,13 +273,24 @@ impl KeptMarks {
     }
 }
 
-impl PoolVolume {
-    /// Keeps a region's written marks after a change, and has them saved by the next flush.
+impl Shared {
+    /// Keeps a region's written marks after a change of them.
     pub fn keep_marks(&self, key: RegionKey, state: &mut RegionState) -> Marks {
-        if is_planted(&self.pool, Planted::MarksNotKept) {
+        if is_planted(self, Planted::MarksNotKept) {
             return Marks::Kept;
         }
-        self.pool.kept_marks.keep(&key, state)
+        self.kept_marks.keep(&key, state, self.membership(), |placement| self.reach(placement, key.region))
+    }
+
+    /// Notes that another copy has all of a region, too: the commit that makes it one comes next.
+    pub fn keep_marks_of(&self, another: Reached, key: RegionKey, state: &mut RegionState) {
+        let Some(kept) = &mut state.kept else { return };
+        kept.membership = 0;
+        self.kept_marks.keep(&key, state, self.membership(), |placement| {
+            let mut reach = self.reach(placement, key.region);
+            reach.copies.push(another);
+            reach
+        });
     }
 }
 
@@ -292,7 +345,7 @@ fn name(witness_folder: &Path, pool: Uuid) -> PathBuf {
     format!("drystone{}{end}", &folder[skip..]).into()
 }
 
-fn read_place(memory: &dyn LastingMemory, place: usize) -> Option<((RegionKey, u64), Bitmap)> {
+fn read_place(memory: &dyn LastingMemory, place: usize) -> Option<((RegionKey, u64), Left)> {
     let word = |at: usize| memory.load(place * PLACE + at);
     let (stamp, owner, region) = (word(0), word(1), word(2));
     if stamp == 0 || word(3) != sum(stamp, owner, region) {
@@ -301,20 +354,35 @@ fn read_place(memory: &dyn LastingMemory, place: usize) -> Option<((RegionKey, u
     let [volume, slot] = [owner >> 32, owner & 0xffff_ffff].map(|half| u32::try_from(half).expect("32 bits"));
     let region = RegionIndex(u32::try_from(region).ok()?);
     let key = RegionKey { volume: VolumeId(volume), slot: SlotIndex(slot), region };
-    let words: Vec<u64> = (MARKS_AT..PLACE).map(word).collect();
-    Some(((key, stamp), Bitmap::from_words(BLOCKS_MAX, &words)))
+    let marks: [u64; MARKS] = std::array::from_fn(|at| word(MARKS_AT + at));
+    let copies = std::array::from_fn(|at| word(COPIES_AT + at));
+    Some(((key, stamp), Left { place, written: Bitmap::from_words(BLOCKS_MAX, &marks), copies }))
 }
 
-fn write_place(memory: &dyn LastingMemory, place: usize, key: &RegionKey, stamp: u64, written: &Bitmap) {
+fn write_place(
+    memory: &dyn LastingMemory,
+    place: usize,
+    key: &RegionKey,
+    stamp: u64,
+    reach: &Reach,
+    written: &Bitmap,
+) {
     let at = place * PLACE;
     let owner = u64::from(key.volume.0) << 32 | u64::from(key.slot.0);
     let region = u64::from(key.region.0);
     memory.store(at + 1, owner);
     memory.store(at + 2, region);
     memory.store(at + 3, sum(stamp, owner, region));
-    (0..MARKS).for_each(|word| memory.store(at + MARKS_AT + word, 0));
+    let copies = reach.copies.iter().map(copy_word).chain(std::iter::repeat(0));
+    (at + COPIES_AT..at + MARKS_AT).zip(copies).for_each(|(at, word)| memory.store(at, word));
     write_marks(memory, place, written);
+    (written.words().len()..MARKS).for_each(|word| memory.store(at + MARKS_AT + word, 0));
     memory.store(at, stamp);
+}
+
+/// A member with its drive's stay; never zero.
+fn copy_word(reached: &Reached) -> u64 {
+    (u64::from(reached.member.id.0) + 1) << 48 | reached.disk().facts().stay
 }
 
 fn write_marks(memory: &dyn LastingMemory, place: usize, written: &Bitmap) {
@@ -327,9 +395,4 @@ fn write_marks(memory: &dyn LastingMemory, place: usize, written: &Bitmap) {
 
 fn sum(stamp: u64, owner: u64, region: u64) -> u64 {
     structure_sum(&[stamp, owner, region].map(u64::to_le_bytes).concat())
-}
-
-/// The marks of a region of `blocks` blocks.
-fn resized(written: &Bitmap, blocks: usize) -> Bitmap {
-    Bitmap::from_words(blocks, written.words())
 }

@@ -53,12 +53,14 @@ async fn load(volume: &PoolVolume, core: &Core, region: &Region) -> Result<(), S
             Some(placement) => newest(volume, core, region, placement).await,
             None => Ok(None),
         };
+        let reach = placement.as_ref().map(|placement| volume.pool.reach(placement, region.key.region));
         let result = {
             let mut state = region.state();
             match stored {
                 Ok(stored) => {
                     state.fill(placement, stored);
-                    if volume.pool.kept_marks.restore(region, &mut state) {
+                    let kept = &volume.pool.kept_marks;
+                    if reach.is_some_and(|reach| kept.restore(region, &mut state, &reach)) {
                         volume.note_unsaved(region.key);
                     }
                     Ok(())

@@ -222,6 +222,10 @@ async fn switch(core: &Core, pool: &Arc<Shared>, job: &Job, to: Copy) -> Result<
         pool.member_failed(&pool.member(to.member), reason).await.map_err(|_| Stuck::Failed)?;
         return Err(Stuck::Failed);
     }
+    for hold in &holds {
+        let another = Reached { copy: to, member: pool.member(to.member) };
+        pool.keep_marks_of(another, hold.region().key, &mut hold.region().state());
+    }
     commit(pool, job, to).await.map_err(|_| Stuck::Failed)?;
     for hold in &holds {
         if let Some(placement) = &mut hold.region().state().placement {

@@ -66,6 +66,14 @@ pub enum Mark {
     },
 }
 
+/// A place in memory that outlives the process (`kept_marks`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Kept {
+    pub place: usize,
+    /// The state of the membership whose copies are named there.
+    pub membership: u64,
+}
+
 /// A region shared by all cores.
 pub struct Region {
     pub key: RegionKey,
@@ -94,7 +102,7 @@ pub struct RegionState {
     /// Checksums or lost blocks differ from what is on the members; or a save failed, and anything may be there.
     pub sums_unsaved: bool,
     /// Where `written` is kept in memory that outlives the process. Only of an unsaved region.
-    pub kept: Option<usize>,
+    pub kept: Option<Kept>,
     pub version: u64,
     pub mark: Mark,
     /// Writes between the check of the mark and their completion.

@@ -165,6 +165,7 @@ async fn settle_region(core: &Core, dirty: &Dirty) -> Result<Option<RegionBlock>
         stored.into_iter().map(|places| places.and_then(|places| places.newest)).collect();
     let newest = stored.iter().flatten().max_by_key(|block| block.version).cloned();
     let left = volume.pool.kept_marks.left(&region.key, placement.stamp);
+    let left = left.filter(|left| reach.copies.iter().any(|reached| left.is_on(reached)));
     // Nothing was ever saved about this region: no flush promised anything, and if only the process died its marks are
     // left. What a torn block may look like later, or a copy that is not here may have saved, is older than this.
     let mut block = newest.clone().unwrap_or_else(|| first_block(volume));
@@ -175,11 +176,11 @@ async fn settle_region(core: &Core, dirty: &Dirty) -> Result<Option<RegionBlock>
     if newest.is_some() {
         bring_up(core, dirty, &stored, &block).await?;
     }
+    let mut order = source_first(reach, source.unwrap_or(0));
     if let Some(left) = left {
-        block.written = Bitmap::from_words(block.written.len(), left.words());
+        block.written = left.written(block.written.len());
+        order.sort_by_key(|reached| !left.is_on(reached));
     }
-    let source = source.unwrap_or(0);
-    let order = source_first(reach, source);
     for first in (0..volume.pool.region_blocks()).step_by(index(STEP)) {
         let step = first..(first + STEP).min(volume.pool.region_blocks());
         if let Some(blocks) = span_written(&block, step) {

@@ -140,7 +140,7 @@ impl PoolVolume {
             state.changes += 1;
             state.touched = core.now();
             state.written.set_range(range, false);
-            self.keep_marks(region.key, &mut state)
+            self.pool.keep_marks(region.key, &mut state)
         };
         if !is_planted(&self.pool, Planted::TrimForgotten) {
             self.note_unsaved(region.key);

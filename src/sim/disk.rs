@@ -156,6 +156,7 @@ impl Disk {
             physical_sector: self.shape.physical_sector,
             rotational: self.shape.rotational,
             discards: self.shape.discards,
+            stay: u64::from(self.generation),
         }
     }
 

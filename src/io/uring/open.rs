@@ -5,6 +5,7 @@
 
 use super::handles::{Descriptor, FileTraits, Held, Traits};
 use super::mapped::Mapped;
+use crate::base::checksum::structure_sum;
 use crate::base::units::ByteLen;
 use crate::io::driver::{Access, FileFacts, FileKind};
 use nix::errno::Errno;
@@ -22,6 +23,9 @@ nix::ioctl_read_bad!(block_sector_physical, libc::BLKPBSZGET, libc::c_uint);
 /// `linux/magic.h`
 const RAMFS_MAGIC: i64 = 0x8584_58f6;
 const TMPFS_MAGIC: i64 = 0x0102_1994;
+
+/// What of a number is used to tell one stay of a device from another.
+const STAY_MASK: u64 = (1 << 48) - 1;
 
 /// The unit of I/O on a file in the page cache, bytes.
 const BUFFERED_SECTOR: u32 = 512;
@@ -158,6 +162,7 @@ fn facts(fd: &impl AsFd, kind: FileKind, direct: bool) -> Result<FileFacts, Errn
                 physical_sector: physical_sector(fd)?,
                 rotational: queue.number("rotational") == Some(1),
                 discards: queue.number("discard_max_bytes").is_some_and(|max| max > 0),
+                stay: queue.stay() & STAY_MASK,
             })
         }
         FileKind::RegularFile => {
@@ -173,6 +178,7 @@ fn facts(fd: &impl AsFd, kind: FileKind, direct: bool) -> Result<FileFacts, Errn
                 rotational: queue.number("rotational") == Some(1),
                 // A hole in a file gives its space back to the file system.
                 discards: true,
+                stay: structure_sum(&[queue.stay(), found.st_ino].map(u64::to_le_bytes).concat()) & STAY_MASK,
             })
         }
     }
@@ -224,6 +230,11 @@ impl Queue {
             Err(_) => device,
         };
         Queue { folder }
+    }
+
+    /// The sequence number of the disk, which is new whenever it appears (`diskseq`, since Linux 5.15). 0 if there is none.
+    fn stay(&self) -> u64 {
+        self.number("../diskseq").unwrap_or(0)
     }
 
     fn number(&self, name: &str) -> Option<u64> {
