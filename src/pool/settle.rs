@@ -176,15 +176,17 @@ async fn settle_region(core: &Core, dirty: &Dirty) -> Result<Option<RegionBlock>
     if newest.is_some() {
         bring_up(core, dirty, &stored, &block).await?;
     }
-    let mut order = source_first(reach, source.unwrap_or(0));
+    let order = source_first(reach, source.unwrap_or(0));
+    let mut sources = Sources { whole: order.len(), order, fresh: Bitmap::new(block.written.len()) };
     if let Some(left) = left {
-        block.written = left.written(block.written.len());
-        order.sort_by_key(|reached| !left.is_on(reached));
+        let written = left.written(block.written.len());
+        sources.prefer(|reached| left.is_on(reached), written.iter().filter(|at| !block.written.get(*at)));
+        block.written = written;
     }
     for first in (0..volume.pool.region_blocks()).step_by(index(STEP)) {
         let step = first..(first + STEP).min(volume.pool.region_blocks());
         if let Some(blocks) = span_written(&block, step) {
-            settle_blocks(core, dirty, &order, &blocks, &mut block).await?;
+            settle_blocks(core, dirty, &sources, &blocks, &mut block).await?;
         }
     }
     block.version += 1;
@@ -211,15 +213,35 @@ fn source_first(reach: &Reach, source: usize) -> Vec<Reached> {
     std::iter::once(&reach.copies[source]).chain(others.map(|(_, reached)| reached)).cloned().collect()
 }
 
+/// The copies that are compared, in the order in which they are asked.
+struct Sources {
+    order: Vec<Reached>,
+    /// So many of the first ones have all that was answered.
+    whole: usize,
+    /// Blocks of which the others have nothing.
+    fresh: Bitmap,
+}
+
+impl Sources {
+    /// Copies that have all that was answered come first.
+    fn prefer(&mut self, is_whole: impl Fn(&Reached) -> bool, fresh: impl Iterator<Item = usize>) {
+        self.order.sort_by_key(|reached| !is_whole(reached));
+        self.whole = self.order.iter().filter(|reached| is_whole(reached)).count();
+        for block in fresh {
+            self.fresh.set(block, true);
+        }
+    }
+}
+
 /// Reads some blocks from every copy, chooses the right bytes of each, and writes them where a copy differs.
 async fn settle_blocks(
     core: &Core,
     dirty: &Dirty,
-    order: &[Reached],
+    sources: &Sources,
     blocks: &Range<u32>,
     block: &mut RegionBlock,
 ) -> Result<(), PoolError> {
-    let reads = order.iter().map(|reached| read_copy(core, dirty, reached, blocks));
+    let reads = sources.order.iter().map(|reached| read_copy(core, dirty, reached, blocks));
     let found: Vec<Option<Buf>> = join_all(reads).await;
     let mut chosen = core.buffers().take(blocks.len() * BLOCK_LEN);
     chosen.as_mut_slice().fill(0);
@@ -231,7 +253,10 @@ async fn settle_blocks(
         let range = at * BLOCK_LEN..(at + 1) * BLOCK_LEN;
         let seed = dirty.volume.block_seed(dirty.region.key, dirty.placement.stamp, number);
         let wanted = block.sums.as_ref().map(|sums| sums[index(number)]);
-        match choose(&found, &range, seed, wanted) {
+        let (whole, others) = found.split_at(sources.whole);
+        let others = if sources.fresh.get(index(number)) { &[] } else { others };
+        let bytes = choose(whole, &range, seed, wanted).or_else(|| choose(others, &range, seed, wanted));
+        match bytes {
             Some(bytes) => {
                 chosen.as_mut_slice()[range].copy_from_slice(bytes);
                 if let Some(sums) = &mut block.sums {
@@ -244,7 +269,7 @@ async fn settle_blocks(
         }
     }
     let chosen = chosen.freeze();
-    for (reached, bytes) in order.iter().zip(&found) {
+    for (reached, bytes) in sources.order.iter().zip(&found) {
         write_differences(core, dirty, reached, blocks, (bytes.as_ref(), &chosen, &unreadable), block)
             .await?;
     }
@@ -351,7 +376,7 @@ async fn save_copy(
 }
 
 /// Loads the regions whose marks the last process left, and which were not dirty: of volumes with nothing to compare.
-/// What was answered before is part of the next flush.
+/// They are saved at once, so that what is read stays.
 pub async fn restore_marks(core: &Core, pool: &Shared) {
     let volumes = pool.volumes.load_full();
     for keys in pool.kept_marks.all_left().chunks(AT_ONCE) {
@@ -363,6 +388,10 @@ pub async fn restore_marks(core: &Core, pool: &Shared) {
             let _ = ensure_loaded(volume, core, &hold).await;
         });
         join_all(loads).await;
+    }
+    for volume in volumes.values() {
+        // What is read from here on stays. Should this fail, the next flush says so.
+        let _ = volume.flush(core).await;
     }
 }
 
