@@ -104,6 +104,10 @@ impl Fixture for Kernel {
     fn knows_no_sectors(&self) -> bool {
         self.in_memory
     }
+
+    fn has_lasting_memory(&self) -> bool {
+        self.in_memory
+    }
 }
 
 macro_rules! cases {
@@ -180,5 +184,6 @@ cases! {
         park_ends_at_an_unpark,
         an_unpark_before_the_park_is_not_lost,
         clocks_go_forward,
+        memory_that_lasts_is_one_handle_s_alone_and_keeps_its_words,
         r19_dropped_futures_give_their_buffers_back;
 }

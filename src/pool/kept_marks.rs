@@ -396,3 +396,186 @@ fn write_marks(memory: &dyn LastingMemory, place: usize, written: &Bitmap) {
 fn sum(stamp: u64, owner: u64, region: u64) -> u64 {
     structure_sum(&[stamp, owner, region].map(u64::to_le_bytes).concat())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::state::{Opening, SlotRecord};
+    use super::*;
+    use smallvec::SmallVec;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    /// Words on the heap.
+    struct Words(Vec<AtomicU64>, AtomicBool);
+
+    impl LastingMemory for Words {
+        fn load(&self, at: usize) -> u64 {
+            self.0[at].load(Ordering::Relaxed)
+        }
+
+        fn store(&self, at: usize, word: u64) {
+            self.0[at].store(word, Ordering::Relaxed);
+        }
+
+        fn remove(&self) {
+            self.1.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn memory() -> Arc<Words> {
+        Arc::new(Words((0..PLACES * PLACE).map(|_| AtomicU64::new(0)).collect(), false.into()))
+    }
+
+    fn marks(memory: &Arc<Words>) -> KeptMarks {
+        KeptMarks { memory: Some(memory.clone()), free: Mutex::default(), left: Mutex::default() }
+    }
+
+    fn nowhere(_: &Placement) -> Reach {
+        Reach { copies: SmallVec::new(), degraded: false, writable: true, incoming: None }
+    }
+
+    /// A region whose slot has this number as its stamp, with one block written and not saved.
+    fn region(slot: u32) -> Region {
+        let key = RegionKey { volume: VolumeId(1), slot: SlotIndex(slot), region: RegionIndex(2) };
+        let region = Region::new(key, 512, false);
+        {
+            let mut state = region.state();
+            let copies = SmallVec::new();
+            state.fill(Some(Placement { stamp: u64::from(slot), copies, incoming: None }), None);
+            state.written.set(300, true);
+        }
+        region
+    }
+
+    fn state(last: u64, slots: std::ops::Range<u32>) -> State {
+        let mut state = crate::pool::state_codec::sample();
+        state.clean = false;
+        state.lineage = vec![Opening { mark: last, sequence: 1 }];
+        let mut volume = state.volumes.pop_first().expect("the sample has one").1;
+        let record = |slot| SlotRecord { stamp: u64::from(slot), copies: SmallVec::new() };
+        volume.slots = slots.map(|slot| (SlotIndex(slot), record(slot))).collect();
+        state.volumes = BTreeMap::from([(VolumeId(1), volume)]);
+        state
+    }
+
+    /// Marks of an opening 7 whose last commit was 20, for slots 1 to 3.
+    fn left_behind() -> Arc<Words> {
+        let memory = memory();
+        let marks = marks(&memory);
+        marks.begin(&state(5, 0..0), 17, 7);
+        marks.begun(7, 20);
+        for slot in 1..4 {
+            let region = region(slot);
+            assert_eq!(marks.keep(&region.key, &mut region.state(), 1, nowhere), Marks::Kept);
+        }
+        assert_eq!(marks.in_use(), 3);
+        memory
+    }
+
+    fn found(memory: &Arc<Words>, state: &State, sequence: u64) -> usize {
+        let marks = marks(memory);
+        marks.begin(state, sequence, 9);
+        marks.all_left().len()
+    }
+
+    #[test]
+    fn the_next_opening_finds_the_marks_of_slots_that_are_there() {
+        let memory = left_behind();
+        let marks = marks(&memory);
+        marks.begin(&state(7, 2..10), 20, 9);
+        let keys: Vec<u32> = marks.all_left().iter().map(|key| key.slot.0).collect();
+        assert_eq!(keys, [2, 3]);
+        assert_eq!(marks.in_use(), 2, "the place of the other one is free");
+        let left = marks.left(&region(2).key, 2).expect("it was left");
+        assert_eq!(left.written(512).iter().collect::<Vec<_>>(), [300]);
+        assert!(marks.left(&region(2).key, 3).is_none(), "another stamp is another slot");
+        marks.settled(&region(2).key, 2);
+        assert_eq!(marks.in_use(), 1);
+    }
+
+    #[test]
+    fn marks_count_for_the_last_opening_and_a_log_that_has_its_commits() {
+        assert_eq!(found(&left_behind(), &state(7, 0..10), 20), 3);
+        assert_eq!(
+            found(&left_behind(), &state(7, 0..10), 25),
+            3,
+            "one that was cut off may have committed more"
+        );
+        assert_eq!(found(&left_behind(), &state(7, 0..10), 19), 0, "this log lacks a commit");
+        assert_eq!(found(&left_behind(), &state(8, 0..10), 20), 0, "another opening came between");
+        assert_eq!(found(&left_behind(), &State { clean: true, ..state(7, 0..10) }, 20), 0);
+        assert_eq!(found(&left_behind(), &State { pool: Uuid::from_u128(9), ..state(7, 0..10) }, 20), 0);
+        assert_eq!(found(&memory(), &state(7, 0..10), 20), 0);
+    }
+
+    #[test]
+    fn an_opening_that_is_cut_off_leaves_the_marks_to_the_next_one() {
+        let memory = left_behind();
+        assert_eq!(found(&memory, &state(7, 0..10), 20), 3, "opening 9 begins");
+        assert_eq!(found(&memory, &state(7, 0..10), 20), 3, "its commit was not made");
+        assert_eq!(found(&memory, &state(9, 0..10), 21), 3, "or it was");
+        assert_eq!(found(&memory, &state(9, 0..10), 21), 3);
+        assert_eq!(found(&memory, &state(7, 0..10), 20), 0, "that is a fork");
+    }
+
+    #[test]
+    fn what_is_saved_again_as_it_was_needs_no_place() {
+        let marks = marks(&memory());
+        marks.begin(&state(5, 0..0), 17, 7);
+        let region = region(1);
+        let mut state = region.state();
+        assert_eq!(marks.keep(&region.key, &mut state, 1, nowhere), Marks::Kept);
+        state.written.set(300, false);
+        assert_eq!(marks.keep(&region.key, &mut state, 1, nowhere), Marks::Saved);
+        assert_eq!((marks.in_use(), state.kept), (0, None));
+        state.saving = 1;
+        assert_eq!(
+            marks.keep(&region.key, &mut state, 1, nowhere),
+            Marks::Kept,
+            "the save may say otherwise"
+        );
+        state.saving = 0;
+        marks.release(&mut state);
+        assert_eq!(marks.in_use(), 0);
+    }
+
+    #[test]
+    fn without_a_free_place_a_change_is_saved_before_it_is_answered() {
+        let memory = memory();
+        let marks = marks(&memory);
+        marks.begin(&state(5, 0..0), 17, 7);
+        let regions: Vec<Region> = (1..).take(PLACES).map(region).collect();
+        let kept = |region: &Region| marks.keep(&region.key, &mut region.state(), 1, nowhere);
+        let (last, first) = regions.split_last().expect("there are some");
+        assert!(first.iter().all(|region| kept(region) == Marks::Kept));
+        assert_eq!(kept(last), Marks::Exposed);
+        marks.release(&mut first[0].state());
+        assert_eq!(kept(last), Marks::Kept);
+        marks.forget_volume(VolumeId(2));
+        assert_eq!(marks.in_use(), PLACES - 1);
+        marks.forget_volume(VolumeId(1));
+        assert_eq!(marks.in_use(), 0);
+    }
+
+    #[test]
+    fn a_place_that_was_torn_says_nothing() {
+        for word in 0..4 {
+            let memory = left_behind();
+            let place = (1..PLACES).find(|place| memory.load(place * PLACE) == 2).expect("slot 2 has one");
+            let was = memory.load(place * PLACE + word);
+            memory.store(place * PLACE + word, was ^ 1 << 40);
+            let found = found(&memory, &state(7, 0..10), 20);
+            assert_eq!(found, 2, "word {word}");
+        }
+    }
+
+    #[test]
+    fn the_name_tells_the_state_folder_and_fits() {
+        let pool = Uuid::from_u128(1);
+        let short = name(Path::new("/var/lib/drystone"), pool);
+        assert_eq!(short.to_str(), Some("drystone-var-lib-drystone-00000000-0000-0000-0000-000000000001"));
+        for len in [10, 200, 210, 220, 300, 4000] {
+            let long = name(&Path::new("/").join("é".repeat(len / 2)), pool);
+            assert!(long.as_os_str().len() <= NAME_MAX, "{len}");
+        }
+    }
+}

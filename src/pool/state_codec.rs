@@ -401,6 +401,9 @@ pub fn fuzz_state(bytes: &[u8]) {
 }
 
 #[cfg(test)]
+pub use tests::sample;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use uuid::Uuid;
@@ -412,7 +415,7 @@ mod tests {
         Scrubs { since_wall_ns: 4, every_s: 7, current: None, last: Some(run) }
     }
 
-    fn sample() -> State {
+    pub fn sample() -> State {
         let copies: Copies =
             [0u16, 2].iter().map(|m| Copy { member: MemberId(*m), extent: ExtentIndex(7) }).collect();
         let volume = VolumeRecord {

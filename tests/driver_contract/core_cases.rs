@@ -4,10 +4,11 @@ use super::rig::{Fixture, Rig};
 use drystone::base::prng::Prng;
 use drystone::base::units::ByteOffset;
 use drystone::io::buf::BufPool;
-use drystone::io::driver::{Access, Address, Done, Op, RecvInto};
+use drystone::io::driver::{Access, Address, Done, LastingMemory, Op, RecvInto};
 use drystone::reactor::net::{Listener, Stream};
 use drystone::reactor::{Core, CoreIndex};
 use futures_util::future::{Either, select};
+use nix::errno::Errno;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
@@ -24,6 +25,34 @@ pub fn park_ends_at_its_limit(fixture: &mut impl Fixture) {
     assert!(slept >= SHORT && slept < LONG, "{slept:?}");
     driver.park(Some(start));
     assert!(driver.now().since(start) < LONG, "a limit that has passed ends it at once");
+}
+
+pub fn memory_that_lasts_is_one_handle_s_alone_and_keeps_its_words(fixture: &mut impl Fixture) {
+    let (mut rig, path, there) = (Rig::new(fixture, 2), fixture.free_path(), fixture.has_lasting_memory());
+    let mut take = |core: usize, words| rig.drivers[core].lasting_memory(&path, words);
+    if !there {
+        assert_eq!(take(0, 64).err(), Some(Errno::EOPNOTSUPP));
+        assert!(!path.exists(), "nothing is left behind");
+        return;
+    }
+    let all = |memory: &dyn LastingMemory| (0..64).map(|at| memory.load(at)).collect::<Vec<_>>();
+    let memory = take(0, 64).unwrap();
+    assert_eq!(all(&*memory), [0; 64]);
+    memory.store(0, 7);
+    memory.store(63, u64::MAX);
+    let found = all(&*memory);
+    assert_eq!(take(1, 64).err(), Some(Errno::EBUSY));
+    drop(memory);
+    let memory = take(1, 64).unwrap();
+    assert_eq!(all(&*memory), found, "what one handle stored the next one finds");
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| memory.load(64))).is_err());
+    drop(memory);
+    let memory = take(0, 128).unwrap();
+    assert!((0..128).all(|at| memory.load(at) == 0), "another length is another memory");
+    memory.store(5, 5);
+    memory.remove();
+    drop(memory);
+    assert_eq!(take(0, 128).unwrap().load(5), 0, "what was removed is not found again");
 }
 
 pub fn park_ends_at_an_unpark(fixture: &mut impl Fixture) {

@@ -28,6 +28,10 @@ pub trait Fixture {
     fn knows_no_sectors(&self) -> bool {
         false
     }
+    /// Whether memory can be had in its folders that outlives a process.
+    fn has_lasting_memory(&self) -> bool {
+        true
+    }
 }
 
 /// How long a case waits for an operation, in the driver's time.

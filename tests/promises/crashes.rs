@@ -1,7 +1,10 @@
 //! Power cuts in the middle of writes, and one answer afterwards.
 
 use crate::rig::{BLOCK, Live, MIB, Rig, expect, get, put};
+use drystone::base::units::Span;
+use drystone::block::{WriteFlags, ZeroFlags};
 use drystone::pool::dirty_log::Plane;
+use drystone::volume::Handle;
 use std::time::Duration;
 
 const SECTORS: u64 = 64;
@@ -119,6 +122,111 @@ fn r12_a_write_of_a_dead_process_does_not_come_late() {
         });
         rig.close(live);
     }
+}
+
+/// Blocks written, trimmed and zeroed for the first time since the last flush, all answered; and then a kill.
+fn killed_after_answers(seed: u64, copies: u8, checksums: bool) -> Rig {
+    let (rig, live) = Rig::with(seed, 2, copies, checksums);
+    rig.run(&live, async |volume| {
+        put(&volume, 0, 8 * MIB, 1).await;
+        volume.flush().await.expect("flushed");
+        put(&volume, 9 * MIB, MIB, 2).await;
+        put(&volume, MIB, BLOCK, 2).await;
+        volume.discard(Span::at(2 * MIB, MIB), WriteFlags::default()).await.expect("trimmed");
+        volume.write_zeroes(Span::at(4 * MIB + 512, MIB), ZeroFlags::default()).await.expect("zeroed");
+        put(&volume, 2 * MIB + BLOCK, BLOCK, 3).await;
+    });
+    rig.bury(live);
+    rig
+}
+
+async fn all_of_it_is_there(volume: &Handle) {
+    expect(volume, MIB, BLOCK, 2).await;
+    expect(volume, 4 * MIB, 512, 1).await;
+    expect(volume, 4 * MIB + 512, MIB, 0).await;
+    expect(volume, 5 * MIB + 512, 512, 1).await;
+    what_changed_marks_is_there(volume).await;
+}
+
+async fn what_changed_marks_is_there(volume: &Handle) {
+    expect(volume, 9 * MIB, MIB, 2).await;
+    expect(volume, 2 * MIB, BLOCK, 0).await;
+    expect(volume, 2 * MIB + BLOCK, BLOCK, 3).await;
+    expect(volume, 2 * MIB + 2 * BLOCK, MIB - 2 * BLOCK, 0).await;
+    expect(volume, 4 * MIB + BLOCK, MIB - BLOCK, 0).await;
+    expect(volume, 15 * MIB, MIB, 0).await;
+}
+
+#[test]
+fn a_kill_loses_nothing_that_was_answered() {
+    for (copies, checksums) in [(1, false), (1, true), (2, false), (2, true)] {
+        let rig = killed_after_answers(1300, copies, checksums);
+        let live = rig.open();
+        rig.run(&live, async |volume| all_of_it_is_there(&volume).await);
+        // Not by another kill either, and what was read after the first one is durable.
+        rig.bury(live);
+        let live = rig.open();
+        rig.run(&live, async |volume| all_of_it_is_there(&volume).await);
+        rig.cut(live);
+        let live = rig.open();
+        rig.run(&live, async |volume| all_of_it_is_there(&volume).await);
+        rig.close(live);
+    }
+}
+
+#[test]
+fn after_a_kill_and_a_power_cut_only_what_was_flushed_is_sure() {
+    for (copies, checksums) in [(1, false), (2, true)] {
+        let rig = killed_after_answers(1310, copies, checksums);
+        rig.world.power_cut();
+        let live = rig.open();
+        rig.run(&live, async |volume| {
+            let fresh = get(&volume, 9 * MIB, MIB).await;
+            assert!(fresh.iter().all(|b| *b == 0), "its marks were in memory");
+            expect(&volume, 0, MIB, 1).await;
+            expect(&volume, 6 * MIB, 2 * MIB, 1).await;
+        });
+        rig.close(live);
+    }
+}
+
+#[test]
+fn after_a_kill_a_drive_that_was_away_is_not_believed_to_have_what_its_cache_held() {
+    for (copies, checksums) in [(1, false), (2, false), (2, true)] {
+        let rig = killed_after_answers(1320, copies, checksums);
+        for disk in 0..2 {
+            rig.disk(disk).unplug();
+            rig.disk(disk).plug();
+        }
+        let live = rig.open();
+        rig.run(&live, async |volume| {
+            let fresh = get(&volume, 9 * MIB, MIB).await;
+            assert!(fresh.iter().all(|b| *b == 0), "zeros, and not what the extent held before");
+        });
+        rig.close(live);
+        if copies == 2 {
+            // The other one has what its marks speak of. What was written over is old or new, as after any crash.
+            let rig = killed_after_answers(1330, copies, checksums);
+            rig.disk(0).unplug();
+            rig.disk(0).plug();
+            rig.without_each(|live| {
+                rig.run(&live, async |volume| what_changed_marks_is_there(&volume).await);
+                rig.bury(live);
+            });
+        }
+    }
+}
+
+#[test]
+fn a_pool_that_was_closed_leaves_no_marks_behind() {
+    let (rig, live) = Rig::new(1340, 2, 2);
+    rig.run(&live, async |volume| put(&volume, 0, MIB, 1).await);
+    assert!(live.pool.shared().kept_marks.in_use() > 0);
+    rig.run(&live, async |volume| volume.flush().await.expect("flushed"));
+    assert_eq!(live.pool.shared().kept_marks.in_use(), 0, "the members have them");
+    rig.run(&live, async |volume| put(&volume, 0, MIB, 2).await);
+    assert_eq!(live.pool.shared().kept_marks.in_use(), 0, "they have not changed");
+    rig.close(live);
 }
 
 #[test]

@@ -34,6 +34,11 @@ pub struct Live {
 impl Rig {
     /// A pool of so many drives with a volume of so many copies, open.
     pub fn new(seed: u64, drives: usize, copies: u8) -> (Rig, Live) {
+        Rig::with(seed, drives, copies, true)
+    }
+
+    /// The same, with or without checksums.
+    pub fn with(seed: u64, drives: usize, copies: u8, checksums: bool) -> (Rig, Live) {
         let world = World::new(seed);
         let disks: Vec<PathBuf> = (0..drives).map(|i| PathBuf::from(format!("/dev/d{i}"))).collect();
         for path in &disks {
@@ -48,7 +53,7 @@ impl Rig {
             size: ByteLen(SIZE),
             copies: Some(copies),
             unit: None,
-            checksums: true,
+            checksums,
             lba_bytes: None,
         };
         let core = head.core(0).clone();
