@@ -96,6 +96,7 @@ tear_down() {
     [ -z "$server" ] || { kill -9 "$server"; wait "$server"; } 2>/dev/null
     for ((i = ${#at_exit[@]} - 1; i >= 0; i--)); do eval "${at_exit[i]}" &>/dev/null; done
     rm -rf --one-file-system "$dir"
+    rm -f "/dev/shm/drystone${dir//\//-}"-*
 }
 trap tear_down EXIT
 trap 'exit 130' INT

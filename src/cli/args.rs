@@ -330,9 +330,9 @@ pub enum ExportCommand {
         /// Print the commands for the client machine
         #[arg(long)]
         for_client: bool,
-        /// What the client is to speak
-        #[arg(long, value_enum, default_value_t = Spoken::Nbd, requires = "for_client")]
-        protocol: Spoken,
+        /// What the client is to speak; NVMe/TCP unless the daemon does not serve it
+        #[arg(long, value_enum, requires = "for_client")]
+        protocol: Option<Spoken>,
     },
 }
 

@@ -16,7 +16,12 @@ pub fn run(session: &Session, command: &ExportCommand) -> Result<Exit, Ended> {
     match command {
         ExportCommand::List => list(session, &report, &host),
         ExportCommand::Show { volume, for_client, protocol } => {
-            show(session, &report, &host, volume, for_client.then_some(*protocol))?;
+            // What rides out a restart comes first.
+            let first = match report.listening_nvme.is_empty() && !report.listening.is_empty() {
+                true => Spoken::Nbd,
+                false => Spoken::Nvme,
+            };
+            show(session, &report, &host, volume, for_client.then(|| protocol.unwrap_or(first)))?;
         }
     }
     Ok(Exit::Done)

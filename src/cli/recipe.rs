@@ -114,10 +114,11 @@ fn nvme(door: &Door, pool: &PoolReport, volume: &VolumeReport) -> Recipe {
         ),
         format!("to let go:  umount {mount} && nvme disconnect -n {nqn}"),
         format!(
-            "after {host} crashed or lost power (a stop is safe): umount, fsck, mount; the client cannot know what was lost"
+            "after {host} lost power, if this machine did not: umount, fsck, mount; no client is told what was not flushed"
         ),
         "two network cards: connect to both addresses; the kernel uses both, and goes on when one is cut"
             .to_owned(),
+        "no nvme-tcp in this kernel? add --protocol nbd; a restart of the server is then an I/O error".to_owned(),
     ];
     Recipe { steps, beside }
 }

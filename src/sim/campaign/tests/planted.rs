@@ -38,6 +38,7 @@ found! {
     r29_missed_regions_that_are_not_remembered MissedNotRecorded 11,
     r16_trims_without_a_mark TrimNotMarked 223,
     r16_trims_that_a_flush_forgets TrimForgotten 9,
+    marks_that_die_with_the_process MarksNotKept 6,
     r01_a_flush_that_skips_a_member FlushSkipsMember 5,
     r03_a_flush_of_one_core_only FlushFirstCoreOnly 13,
     r04_a_flush_that_joins_an_older_one JoinOlderFlush 14,
