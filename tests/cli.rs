@@ -169,7 +169,7 @@ fn answer_with(pool: PoolReport, request: &Request) -> Reply {
         Request::Status { .. } => Reply::Status(StatusReport {
             pools: vec![pool],
             listening: vec!["127.0.0.1:10809".into()],
-            listening_nvme: vec![],
+            listening_nvme: vec!["127.0.0.1:4420".into()],
         }),
         Request::PoolList | Request::PoolShow { .. } => Reply::Pools { pools: vec![pool] },
         Request::VolumeList { .. } | Request::VolumeShow { .. } => Reply::Volumes { volumes: pool.volumes },

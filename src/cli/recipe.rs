@@ -118,7 +118,8 @@ fn nvme(door: &Door, pool: &PoolReport, volume: &VolumeReport) -> Recipe {
         ),
         "two network cards: connect to both addresses; the kernel uses both, and goes on when one is cut"
             .to_owned(),
-        "no nvme-tcp in this kernel? add --protocol nbd; a restart of the server is then an I/O error".to_owned(),
+        "no nvme-tcp in this kernel? add --protocol nbd; a restart of the server is then an I/O error"
+            .to_owned(),
     ];
     Recipe { steps, beside }
 }
