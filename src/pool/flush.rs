@@ -194,7 +194,12 @@ pub async fn give_block(
 ) -> Result<(), Errno> {
     let region = hold.region();
     still(region).await;
-    let Some((placement, block)) = stored_block(region) else { return Ok(()) };
+    let Some((placement, block)) = stored_block(region) else {
+        let mut state = region.state();
+        // Also should its marks become again what they were before the next save.
+        state.sums_unsaved |= state.is_unsaved();
+        return Ok(());
+    };
     let disk = member.disk.as_ref().ok_or(Errno::ENODEV)?;
     let at = member.layout.region_block(copy.extent, region.key.region, block.version);
     let bytes = core.buffers().copy_of(&block.emit(&owner(volume, region, &placement), at)).freeze();

@@ -99,7 +99,8 @@ pub struct RegionState {
     pub sums: Option<Box<[u32]>>,
     /// Written blocks that no copy has any more, of a volume whose checksums do not tell.
     pub lost: Option<Box<Bitmap>>,
-    /// Checksums or lost blocks differ from what is on the members; or a save failed, and anything may be there.
+    /// Checksums or lost blocks differ from what is on the members; or one of them has nothing yet, or what a save left
+    /// that failed.
     pub sums_unsaved: bool,
     /// Where `written` is kept in memory that outlives the process. Only of an unsaved region.
     pub kept: Option<Kept>,

@@ -1,9 +1,11 @@
 //! Faults of drives: what a client sees, what is repaired, what is final.
 
 use crate::rig::{BLOCK, Live, MIB, Rig, expect, put, write};
-use drystone::base::units::Span;
-use drystone::block::Status;
+use drystone::base::units::{MemberId, Span};
+use drystone::block::{Status, WriteFlags};
+use drystone::pool::state::MemberState;
 use drystone::pool::verdict::Findings;
+use drystone::reactor::sync::lock;
 use drystone::sim::{Action, Damage};
 use nix::errno::Errno;
 use std::time::Duration;
@@ -172,4 +174,38 @@ fn r42_a_drive_whose_flush_failed_is_not_believed_about_what_came_before() {
         rig.run(&live, async |volume| expect(&volume, 0, MIB, 1).await);
         rig.bury(live);
     });
+}
+
+#[test]
+fn a_new_copy_has_its_written_marks_also_if_they_become_again_what_they_were() {
+    for seed in 0..12 {
+        let (rig, live) = Rig::with(4400 + seed, 3, 2, false);
+        rig.run(&live, async |volume| {
+            put(&volume, 0, 2 * MIB, 1).await;
+            volume.flush().await.expect("flushed");
+        });
+        let gone = rig.places(&live, 0)[0].0;
+        rig.disk(gone).unplug();
+        let shared = live.pool.shared().clone();
+        let Live { head, pool, volume } = live;
+        let mine = volume[0].clone();
+        let pool = rig.on(&head, async move {
+            put(&mine, MIB, BLOCK, 1).await;
+            // Not saved while the new copy is begun, and then as it was.
+            mine.discard(Span::at(0, BLOCK), WriteFlags::default()).await.expect("trimmed");
+            pool.declare_dead(MemberId(u16::try_from(gone).expect("three"))).await.expect("given up");
+            mine.core().sleep(Duration::from_micros(500 * (seed + 1))).await;
+            put(&mine, 0, BLOCK, 2).await;
+            pool
+        });
+        let live = Live { head, pool, volume };
+        rig.wait(&live, || {
+            lock(&shared.live).state.members.values().any(|m| m.state == MemberState::Missing)
+        });
+        drop(shared);
+        rig.close(live);
+        let (live, found) = scrub(&rig, rig.open());
+        assert!(found.is_clean(), "seed {seed}: {found:?}");
+        rig.close(live);
+    }
 }
