@@ -7,6 +7,7 @@
 //!   and the `home` task that commits every change.
 
 pub mod alloc;
+pub mod balance;
 mod cache;
 pub mod create;
 pub mod dirty_log;
