@@ -149,6 +149,8 @@ bugs! {
     HollowBelieved,
     /// Of two histories the one that counts more openings and commits is believed.
     NewestByCounter,
+    /// A commit that adds members is written to all votes at once.
+    NewVotesFirst,
     /// Of two drives with one identity the first is used.
     TwinsAccepted,
 

@@ -7,6 +7,7 @@ use super::alloc::{self, Room};
 use super::ends::{HOLLOW, mend};
 use super::error::PoolError;
 use super::flush::clean;
+use super::joining::Joiner;
 use super::lifecycle::{self, Event};
 use super::log::Replayed;
 use super::member::Member;
@@ -23,7 +24,7 @@ use super::returning::{Back, returned};
 use super::shared::Shared;
 use super::state::{Absence, Change, FreeExtents, MemberState, Rank, Scrubs, State, VolumeRecord};
 use super::volume::PoolVolume;
-use super::votes::{LOG_FULL, Votes};
+use super::votes::{Committed, LOG_FULL, Votes};
 use crate::base::limits::DIRTY_REGIONS_MAX;
 use crate::base::units::{ByteLen, MemberId, SlotIndex, Span, VolumeId};
 use crate::block::{ReservationError, Status};
@@ -106,6 +107,15 @@ pub enum HomeRequest {
     /// Nothing lies any more on a member that was given up.
     Emptied {
         member: MemberId,
+        answer: Answer<Result<(), PoolError>>,
+    },
+    /// Empty drives join the pool.
+    AddMembers {
+        joiners: Vec<Joiner>,
+        answer: Answer<Result<(), PoolError>>,
+    },
+    /// Slots lie as they should, after members were added.
+    Spread {
         answer: Answer<Result<(), PoolError>>,
     },
     /// A scrub began, came further or ended.
@@ -196,6 +206,9 @@ impl Home {
                 Some(HomeRequest::Emptied { member, answer }) => {
                     answer.send(self.emptied(member).await);
                 }
+                Some(HomeRequest::AddMembers { joiners, answer }) => {
+                    answer.send(self.add_members(joiners).await);
+                }
                 Some(HomeRequest::PartImages { answer }) => {
                     let result = self.part_images().await;
                     answer.send(result.map_err(|_| Status::Io));
@@ -246,6 +259,10 @@ impl Home {
                 batch.apply(Change::Scrubbed { scrubs });
                 batch.decided.push(Decided::Changed { freed: Vec::new(), answer });
             }
+            HomeRequest::Spread { answer } => {
+                batch.apply(Change::Spreading { going: false });
+                batch.decided.push(Decided::Changed { freed: Vec::new(), answer });
+            }
             HomeRequest::Reserve { volume, slot, answer } => {
                 let reserved = batch.reserve(&self.pool, volume, slot);
                 batch.decided.push(Decided::Reserved { reserved, answer });
@@ -260,6 +277,7 @@ impl Home {
             },
             HomeRequest::GiveUp { .. }
             | HomeRequest::Emptied { .. }
+            | HomeRequest::AddMembers { .. }
             | HomeRequest::MemberFailed { .. }
             | HomeRequest::MemberBack { .. }
             | HomeRequest::MemberSynced { .. }
@@ -324,14 +342,18 @@ impl Home {
         }
     }
 
-    /// Commits changes and makes their result the state. Votes lost on the way are members lost.
+    /// Commits changes and makes their result the state.
     async fn commit(&mut self, after: State, changes: &[Change]) -> Result<(), PoolError> {
         let frozen = self.votes.frozen;
         let committed = self.votes.commit(&self.core, &after, changes).await;
         if matches!(committed, Err(PoolError::Frozen)) && !frozen {
             self.pool.doubts.note(changes);
         }
-        let committed = committed?;
+        self.take_effect(after, committed?).await
+    }
+
+    /// What was committed is the state. Votes lost on the way are members lost.
+    pub async fn take_effect(&mut self, after: State, committed: Committed) -> Result<(), PoolError> {
         {
             let mut live = lock(&self.pool.live);
             live.state = after;

@@ -19,6 +19,7 @@ mod fragment_read;
 mod fragment_write;
 pub mod heal;
 mod home;
+mod joining;
 pub mod layout;
 pub mod lifecycle;
 mod load;

@@ -77,6 +77,9 @@ pub struct Shared {
     /// Woken when a member leaves or is given up.
     pub rebuild_wanted: WaitList,
     pub rebuild_progress: Progress,
+    /// Woken when members were added, and when nothing else is in the way of moving slots to them.
+    pub spread_wanted: WaitList,
+    pub spread_progress: Progress,
     /// How long a member may be away before its copies are made anew.
     pub rebuild_after: Duration,
     /// The last rebuild found too little free space.
@@ -125,6 +128,8 @@ impl Shared {
             scrub_progress: Default::default(),
             rebuild_wanted: Default::default(),
             rebuild_progress: Default::default(),
+            spread_wanted: Default::default(),
+            spread_progress: Default::default(),
             rebuild_after: plan.rebuild_after,
             no_room: false.into(),
             moves: Default::default(),

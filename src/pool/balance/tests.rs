@@ -32,6 +32,7 @@ fn pool(extents: &[u32]) -> State {
         extent: ByteLen(1 << 20),
         copies: 2,
         clean: false,
+        spreading: false,
         forced: false,
         lineage: Vec::new(),
         scrubs: Default::default(),
