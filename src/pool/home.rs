@@ -84,8 +84,7 @@ pub enum HomeRequest {
     },
     /// Find an extent for another copy of a slot and keep it free for that.
     Reserve {
-        volume: VolumeId,
-        slot: SlotIndex,
+        job: Job,
         answer: Answer<Result<Copy, Stuck>>,
     },
     Unreserve {
@@ -114,8 +113,9 @@ pub enum HomeRequest {
         joiners: Vec<Joiner>,
         answer: Answer<Result<(), PoolError>>,
     },
-    /// Slots lie as they should, after members were added.
+    /// Slots lie as they should on so many members.
     Spread {
+        members: usize,
         answer: Answer<Result<(), PoolError>>,
     },
     /// A scrub began, came further or ended.
@@ -259,12 +259,15 @@ impl Home {
                 batch.apply(Change::Scrubbed { scrubs });
                 batch.decided.push(Decided::Changed { freed: Vec::new(), answer });
             }
-            HomeRequest::Spread { answer } => {
-                batch.apply(Change::Spreading { going: false });
+            HomeRequest::Spread { members, answer } => {
+                // If some were added since, that is not so any more.
+                if batch.state.spreading && batch.state.members.len() == members {
+                    batch.apply(Change::Spreading { going: false });
+                }
                 batch.decided.push(Decided::Changed { freed: Vec::new(), answer });
             }
-            HomeRequest::Reserve { volume, slot, answer } => {
-                let reserved = batch.reserve(&self.pool, volume, slot);
+            HomeRequest::Reserve { job, answer } => {
+                let reserved = batch.reserve(&self.pool, &job);
                 batch.decided.push(Decided::Reserved { reserved, answer });
             }
             HomeRequest::Unreserve { copy, answer } => {
@@ -648,14 +651,17 @@ impl Batch {
         Ok(())
     }
 
-    /// An extent on the member with most room among those that have no copy of the slot.
-    fn reserve(&mut self, pool: &Shared, volume: VolumeId, slot: SlotIndex) -> Result<Copy, Stuck> {
-        let record = self.state.volumes.get(&volume).ok_or(Stuck::Gone)?;
-        let copies = record.slots.get(&slot).ok_or(Stuck::Gone)?.copies.clone();
-        let stripe = geometry(pool, record).stripe_of(slot);
+    /// An extent on the member that is asked for, or on the one with most room, among those that have no copy of the slot.
+    fn reserve(&mut self, pool: &Shared, job: &Job) -> Result<Copy, Stuck> {
+        let record = self.state.volumes.get(&job.volume).ok_or(Stuck::Gone)?;
+        let copies = record.slots.get(&job.slot).ok_or(Stuck::Gone)?.copies.clone();
+        let stripe = geometry(pool, record).stripe_of(job.slot);
         let taken = |m: MemberId| copies.iter().any(|c| c.member == m);
         let mut rooms = rooms(pool, record, &self.free, stripe);
-        rooms.retain(|room| !taken(room.member));
+        if !is_planted(pool, Planted::MoveBesideCopy) {
+            rooms.retain(|room| !taken(room.member));
+        }
+        rooms.retain(|room| job.to.is_none_or(|to| room.member == to));
         let member =
             alloc::choose(&rooms, 1).and_then(|chosen| chosen.first().copied()).ok_or(Stuck::NoRoom)?;
         let extent = self.free.take(member).ok_or(Stuck::NoRoom)?;
@@ -675,7 +681,8 @@ impl Batch {
     fn moved(&mut self, pool: &Shared, job: &Job, to: Copy) -> Result<Vec<Copy>, PoolError> {
         let gone = || PoolError::Invalid("what was to be moved is not there any more".to_owned());
         let slot = self.state.volumes.get(&job.volume).and_then(|v| v.slots.get(&job.slot));
-        let copies = slot.map(|s| s.copies.clone()).filter(|c| c.contains(&job.from)).ok_or_else(gone)?;
+        let same = slot.filter(|s| s.stamp == job.stamp && s.copies.contains(&job.from));
+        let copies = same.map(|s| s.copies.clone()).ok_or_else(gone)?;
         let reserved = self.reserved.iter().position(|c| *c == to).ok_or_else(gone)?;
         if !pool.member(to.member).is_in_sync() {
             return Err(gone());

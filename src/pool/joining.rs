@@ -16,6 +16,7 @@ use super::home::{Home, HomeRequest};
 use super::layout::{LOG_START, MemberLayout, member_layout, member_size_min};
 use super::log::LogArea;
 use super::member::Member;
+use super::planted::{Planted, is_planted};
 use super::quorum::Voter;
 use super::shared::Shared;
 use super::state::{Change, State};
@@ -128,6 +129,13 @@ impl Joiner {
     /// A log with the state as it is, then the superblocks: from here on the drive names the pool.
     async fn name_pool(&self, home: &Home, vote: &mut Vote, state: &State) -> Result<(), PoolError> {
         home.votes.bring_up(&home.core, vote, state).await?;
+        if is_planted(&home.core, Planted::NamedAfterJoining) {
+            return Ok(());
+        }
+        self.write_superblocks(home, vote, state).await
+    }
+
+    async fn write_superblocks(&self, home: &Home, vote: &Vote, state: &State) -> Result<(), PoolError> {
         let Voter::Member(id) = vote.voter else { return Ok(()) };
         let superblock = Superblock {
             version: VERSION,
@@ -164,6 +172,11 @@ impl Home {
             }
         }
         let committed = self.votes.admit(&self.core, &after, &changes, votes).await?;
+        if is_planted(&self.core, Planted::NamedAfterJoining) {
+            for (joiner, member) in joiners.iter().zip(&members) {
+                joiner.write_superblocks(self, &joiner.vote(member), &state).await?;
+            }
+        }
         for member in members {
             tracing::info!(member = member.name, "drive added");
             member.set_in_sync();

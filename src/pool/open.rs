@@ -21,7 +21,7 @@ use super::superblock::{Superblock, SuperblockError, VERSION};
 use super::volume::PoolVolume;
 use super::votes::{Place, Vote, Votes};
 use super::{Pool, resync, settle, suspicion};
-use super::{rebuild, scrub};
+use super::{rebalance, rebuild, scrub};
 use crate::base::limits::BLOCK;
 use crate::base::units::{ByteLen, ByteOffset, MemberId, round_down};
 use crate::disk::{Disk, in_words};
@@ -585,6 +585,7 @@ async fn run(
     core.spawn(resync::run(core.clone(), shared.clone()));
     core.spawn(scrub::run(core.clone(), shared.clone()));
     core.spawn(rebuild::run(core.clone(), shared.clone()));
+    core.spawn(rebalance::run(core.clone(), shared.clone()));
     core.spawn(suspicion::watch(core.clone(), shared.clone()));
     core.spawn(returning::watch(core.clone(), shared.clone()));
     Ok(Pool { shared, witness })

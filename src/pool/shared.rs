@@ -195,7 +195,7 @@ impl Shared {
     /// Where a region's slot lies now, and whether it is written on a new copy too.
     pub fn placement_of(&self, key: &RegionKey) -> Option<Placement> {
         let mut placement = self.placement(key.volume, key.slot)?;
-        placement.incoming = self.moves.incoming(key.volume, key.slot, key.region);
+        placement.incoming = self.moves.incoming(key.volume, key.slot, placement.stamp, key.region);
         Some(placement)
     }
 

@@ -163,7 +163,8 @@ impl Votes {
     ) -> Result<Committed, PoolError> {
         if is_planted(core, Planted::NewVotesFirst) {
             self.members = after.members.len();
-            self.votes.append(&mut joining);
+            joining.append(&mut self.votes);
+            self.votes = joining;
             return self.commit(core, after, changes).await;
         }
         let mut committed = self.commit(core, after, changes).await?;
@@ -331,6 +332,7 @@ fn is_forgotten(core: &Core, changes: &[Change]) -> bool {
     let forgotten = |change: &Change| match change {
         Change::SlotAllocated { .. } => is_planted(core, Planted::AllocationNotCommitted),
         Change::SlotFreed { .. } => is_planted(core, Planted::FreeNotCommitted),
+        Change::SlotMoved { .. } => is_planted(core, Planted::MoveNotCommitted),
         _ => false,
     };
     !changes.is_empty() && changes.iter().all(forgotten)
