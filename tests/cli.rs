@@ -157,6 +157,7 @@ fn pool(state: PoolState, second: DriveState) -> PoolReport {
         votes_total: 4,
         epoch: 1,
         forced: false,
+        spreading: false,
         work: vec![],
         last_scrub: None,
         next_scrub_unix_ns: None,
@@ -182,6 +183,7 @@ fn answer_with(pool: PoolReport, request: &Request) -> Reply {
         | Request::PoolImport { .. }
         | Request::PoolExport { .. }
         | Request::PoolScrubEvery { .. }
+        | Request::DiskAdd(_)
         | Request::DiskDead { .. }
         | Request::PoolScrub { .. }
         | Request::PoolDestroy { .. }
@@ -548,6 +550,8 @@ fn requests_are_what_was_typed() {
     assert_eq!(done(&["pool", "destroy", "tank", "--yes"]), Request::PoolDestroy { pool: "tank".into() });
     assert_eq!(done(&["pool", "export", "tank"]), Request::PoolExport { pool: "tank".into() });
     assert_eq!(done(&["pool", "scrub"]), Request::PoolScrub { pool: None });
+    let add = DiskAdd { disks: vec![a.clone().into()], pool: Some("tank".into()), erase: vec![] };
+    assert_eq!(done(&["disk", "add", "a", "--pool", "tank"]), Request::DiskAdd(add));
     let import = Request::PoolImport { disks: vec![a.into()], pool: Some("tank".into()), force: false };
     assert_eq!(done(&["pool", "import", "a", "--pool", "tank"]), import);
 }

@@ -151,6 +151,14 @@ bugs! {
     HollowBelieved,
     /// Of two histories the one that counts more openings and commits is believed.
     NewestByCounter,
+    /// A commit that adds members is written to the new votes first.
+    NewVotesFirst,
+    /// A drive gets its superblocks when it is a member.
+    NamedAfterJoining,
+    /// A copy that moves may go to a member that has another copy of the slot.
+    MoveBesideCopy,
+    /// That a slot lies elsewhere is not committed.
+    MoveNotCommitted,
     /// Of two drives with one identity the first is used.
     TwinsAccepted,
 

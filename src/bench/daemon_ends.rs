@@ -271,6 +271,7 @@ mod tests {
             heal_needed_bytes: 0,
             heal_possible: true,
             drives: Vec::new(),
+            spreading: false,
             volumes: vec![volume("data", 1), volume("more", 2)],
             votes_present: 3,
             votes_total: 3,

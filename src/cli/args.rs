@@ -271,10 +271,27 @@ pub enum DiskCommand {
         #[arg(value_name = "DISK")]
         disk: String,
     },
+    /// Make a pool larger: empty drives join it, and what is stored spreads over all of them by itself
+    Add(AddArgs),
     /// Where a drive is: serial number, connector, and its light
     Locate(LocateArgs),
     /// Give up a drive that is gone: its copies are made anew on the others now
     Remove(RemoveArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct AddArgs {
+    #[arg(value_name = "DISK", required = true)]
+    pub disks: Vec<String>,
+    /// The pool, where there are several
+    #[arg(long)]
+    pub pool: Option<String>,
+    /// This disk may be erased although it holds something; once for each such disk
+    #[arg(long, value_name = "DISK")]
+    pub erase: Vec<String>,
+    /// Do not ask; gives no permission to erase
+    #[arg(long)]
+    pub yes: bool,
 }
 
 #[derive(Args, Debug)]

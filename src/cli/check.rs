@@ -7,7 +7,7 @@ use super::exit::{Ended, Exit};
 use super::session::Session;
 use super::status::{state_of, state_word, usable};
 use super::words::bytes;
-use crate::control::api::{DriveState, PoolReport, PoolState, StatusReport, WorkKind};
+use crate::control::api::{DriveState, PoolReport, PoolState, StatusReport};
 use serde::Serialize;
 
 /// How bad it is, the worse the later; UNKNOWN only stands alone.
@@ -117,7 +117,7 @@ fn findings_of(pool: &PoolReport) -> Vec<(Level, String)> {
         found.push((Level::Critical, format!("{name}: {} blocks were lost", scrub.lost_blocks)));
     }
     found.extend(drive_findings(pool));
-    if pool.work.iter().any(|w| w.kind != WorkKind::Scrub) {
+    if pool.work.iter().any(|w| w.kind.heals()) {
         found.push((Level::Warning, format!("{name}: copies are being made again")));
     }
     if pool.votes_present < pool.votes_total {

@@ -1,14 +1,17 @@
-//! `disk list | show | locate | remove`.
+//! `disk list | show | add | locate | remove`.
 
-use super::args::{DiskCommand, LocateArgs};
+use super::args::{AddArgs, DiskCommand, LocateArgs};
+use super::confirm::{Unasked, confirm};
+use super::disks;
 use super::exit::{Ended, Exit};
+use super::pool::{erasing, is_hidden};
 use super::session::{Session, unexpected};
 use super::status::state_of;
 use super::survey::{self, Contents};
 use super::words::{Side, bytes, table};
-use crate::control::api::{DriveReport, Failure, Reply, Request, StatusReport};
+use crate::control::api::{DiskAdd, DriveReport, Failure, Reply, Request, StatusReport};
 use crate::control::client::Client;
-use crate::control::refusal::{not_inspected, pool_of};
+use crate::control::refusal::{admit_added, not_inspected, pool_of};
 use crate::disk::inspect::{self, Drive, InspectError, Standing};
 use crate::io::driver::FileKind;
 use serde::Serialize;
@@ -26,10 +29,40 @@ pub fn run(session: &Session, command: &DiskCommand) -> Result<Exit, Ended> {
     match command {
         DiskCommand::List => list(session)?,
         DiskCommand::Show { disk } => show(session, disk)?,
+        DiskCommand::Add(args) => add(session, args)?,
         DiskCommand::Locate(args) => locate(session, args)?,
         DiskCommand::Remove(args) => session.change(&Request::DiskDead { disk: args.disk.clone() })?,
     }
     Ok(Exit::Done)
+}
+
+fn add(session: &Session, args: &AddArgs) -> Result<(), Ended> {
+    let request = DiskAdd {
+        disks: disks::paths(&args.disks)?,
+        pool: args.pool.clone(),
+        erase: disks::paths(&args.erase)?,
+    };
+    let drives = disks::look_at(&request.disks)?;
+    // A daemon may look at disks that this user may not; it passes the same gate, and knows the pool.
+    if !drives.iter().any(is_hidden) || session.daemon()?.is_none() {
+        admit_added(&request, &drives, None)?;
+    }
+    let erased: Vec<&Drive> = drives.iter().filter(|d| d.standing() == Standing::HasData).collect();
+    if !erased.is_empty()
+        && let Some(pool) = pool_meant(session, args)?
+    {
+        confirm(session, &erasing(&erased), &pool, args.yes, Unasked::GoOn)?;
+    }
+    session.change(&Request::DiskAdd(request))
+}
+
+/// The pool's name; None where it is not clear which one is meant, which is refused before anything is written.
+fn pool_meant(session: &Session, args: &AddArgs) -> Result<Option<String>, Ended> {
+    if args.pool.is_some() {
+        return Ok(args.pool.clone());
+    }
+    let mut pools = session.pools(&Request::PoolList)?.into_iter();
+    Ok(pools.next().filter(|_| pools.next().is_none()).map(|pool| pool.name))
 }
 
 /// A drive as it is printed.

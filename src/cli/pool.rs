@@ -50,11 +50,11 @@ fn create(session: &Session, args: &PoolCreateArgs) -> Result<Exit, Ended> {
     session.change(&Request::PoolCreate(request)).map(|()| Exit::Done)
 }
 
-fn is_hidden(drive: &Drive) -> bool {
+pub fn is_hidden(drive: &Drive) -> bool {
     drive.holdings.iter().any(|h| matches!(h, Holding::Unexamined { .. }))
 }
 
-fn erasing(drives: &[&Drive]) -> String {
+pub fn erasing(drives: &[&Drive]) -> String {
     let list: Vec<_> = drives.iter().map(|d| format!("  {} holds {}", d.label(), d.holds())).collect();
     format!("This erases {} that holds data:\n{}", count(drives.len(), "drive"), list.join("\n"))
 }

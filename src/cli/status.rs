@@ -51,6 +51,7 @@ pub fn pool_screen(pool: &PoolReport, paint: Paint) -> String {
     text += &why(pool);
     text += &space_lines(pool);
     pool.work.iter().for_each(|work| text += &work_line(work));
+    text += &spread_waits(pool);
     if pool.forced {
         text += &line("forced", "once opened by order without all its drives: what only they held is lost");
     }
@@ -121,7 +122,7 @@ fn sentence(pool: &PoolReport) -> String {
 }
 
 fn at_risk(pool: &PoolReport) -> String {
-    let healing = pool.work.iter().filter(|w| w.kind != WorkKind::Scrub).filter_map(seconds_left).max();
+    let healing = pool.work.iter().filter(|w| w.kind.heals()).filter_map(seconds_left).max();
     let until = healing.map_or(String::new(), |seconds| format!(" for {} more", duration(seconds)));
     if pool.single_copy_bytes > 0 {
         format!("{} have one copy{until}", bytes(pool.single_copy_bytes))
@@ -208,6 +209,7 @@ fn work_line(work: &WorkReport) -> String {
         WorkKind::Resync => "resync",
         WorkKind::Rebuild => "rebuild",
         WorkKind::Scrub => "scrub",
+        WorkKind::Spread => "spread",
     };
     let done = percent(work.done_bytes, work.total_bytes);
     let amount =
@@ -218,6 +220,18 @@ fn work_line(work: &WorkReport) -> String {
             line(label, &format!("{amount}   {}/s   {} left", bytes(work.bytes_per_second), duration(left)))
         }
     }
+}
+
+/// What is stored is to spread over drives that were added, and does not at the moment.
+fn spread_waits(pool: &PoolReport) -> String {
+    if !pool.spreading || pool.work.iter().any(|w| w.kind == WorkKind::Spread) {
+        return String::new();
+    }
+    let why = match absent(pool).next() {
+        Some(_) => "when every drive is in sync again",
+        None => "while a daemon runs",
+    };
+    line("spread", &format!("what is stored spreads over all drives {why}"))
 }
 
 /// How the last scrub ended, and when the next one begins.
@@ -308,7 +322,7 @@ pub fn state_of(state: DriveState) -> &'static str {
 
 /// What should be done now.
 fn duty(pool: &PoolReport) -> String {
-    let healing = pool.work.iter().find(|w| w.kind != WorkKind::Scrub);
+    let healing = pool.work.iter().find(|w| w.kind.heals());
     let mut lines = Vec::new();
     if let Some(work) = healing {
         let when = seconds_left(work).map_or("when it is done".to_owned(), |s| format!("in {}", duration(s)));

@@ -36,6 +36,8 @@ pub enum Request {
     DiskDead {
         disk: String,
     },
+    /// Empty drives join a pool.
+    DiskAdd(DiskAdd),
     /// From now on a scrub begins by itself so long after the last one; zero: never.
     PoolScrubEvery {
         pool: Option<String>,
@@ -88,6 +90,7 @@ impl Request {
             | Request::PoolScrub { .. }
             | Request::PoolScrubEvery { .. }
             | Request::DiskDead { .. }
+            | Request::DiskAdd(_)
             | Request::PoolDestroy { .. }
             | Request::VolumeCreate(_)
             | Request::VolumeGrow { .. }
@@ -106,6 +109,14 @@ pub struct PoolCreate {
     /// Copies that a volume gets unless it asks for another number.
     pub copies: u8,
     pub extent_bytes: Option<u64>,
+    /// Disks whose present content may be lost.
+    pub erase: Vec<PathBuf>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct DiskAdd {
+    pub disks: Vec<PathBuf>,
+    pub pool: Option<String>,
     /// Disks whose present content may be lost.
     pub erase: Vec<PathBuf>,
 }
@@ -224,6 +235,9 @@ pub struct PoolReport {
     /// It was opened by order once, without all that had been acknowledged.
     #[serde(default)]
     pub forced: bool,
+    /// Drives were added, and slots are still to be moved until all are filled in proportion.
+    #[serde(default)]
+    pub spreading: bool,
     /// What is being done in the background.
     #[serde(default)]
     pub work: Vec<WorkReport>,
@@ -254,6 +268,18 @@ pub enum WorkKind {
     /// Making new copies in free space.
     Rebuild,
     Scrub,
+    /// Moving slots to drives that were added.
+    Spread,
+}
+
+impl WorkKind {
+    /// Whether it makes copies that are lacking.
+    pub fn heals(self) -> bool {
+        match self {
+            WorkKind::Resync | WorkKind::Rebuild => true,
+            WorkKind::Scrub | WorkKind::Spread => false,
+        }
+    }
 }
 
 /// Background work that is going on; a rate of zero means that it is not known yet.

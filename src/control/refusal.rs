@@ -3,54 +3,104 @@
 //! The one gate before the first byte of a disk is written: the command line passes it to ask and explain early,
 //! and whoever executes the request passes it again. Decisions only; `disk::inspect` gathered the facts.
 
-use super::api::{Failure, PoolCreate};
+use super::api::{DiskAdd, Failure, PoolCreate};
 use crate::base::limits::MEMBERS_MAX;
 use crate::base::size::show_size;
 use crate::base::units::ByteLen;
 use crate::disk::inspect::{Drive, Holding, InspectError, Standing};
 use crate::pool::layout::member_size_min;
 use crate::pool::superblock::Superblock;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
 
 /// Whether a pool may be made of these disks: every disk of the request is among `drives`.
 ///
 /// # Errors
 /// A refusal that names the disk, what it holds, and the next command.
 pub fn admit(request: &PoolCreate, drives: &[Drive]) -> Result<(), Failure> {
-    different_disks(request, drives)?;
-    for drive in drives {
-        match drive.standing() {
-            Standing::Free => {}
-            Standing::HasData if request.erase.contains(&drive.path) => {}
-            Standing::HasData => return Err(has_data(request, drive)),
-            Standing::Member => return Err(is_member(drive)),
-            Standing::OffLimits => return Err(off_limits(drive)),
-        }
-        if drive.size < member_size_min() {
-            return Err(too_small(drive));
-        }
-    }
-    Ok(())
+    enough_disks(request, drives)?;
+    different_disks(drives, &[])?;
+    only_named(&request.erase, &request.disks)?;
+    let again = command_line(request);
+    drives.iter().try_for_each(|drive| writable(drive, &request.erase, &again, |_| false))
 }
 
-/// Enough disks for the copies, no disk twice, no two partitions of one drive, nothing to be erased that is not part of the pool.
-fn different_disks(request: &PoolCreate, drives: &[Drive]) -> Result<(), Failure> {
+/// A pool that disks are added to.
+pub struct Joined {
+    pub pool: Uuid,
+    /// The uuids of its members.
+    pub members: Vec<Uuid>,
+    /// Those of them that are here.
+    pub drives: Vec<Drive>,
+}
+
+/// Whether these disks may be added to a pool: every disk of the request is among `drives`. Without the pool what only it
+/// can tell is left to whoever knows it.
+///
+/// # Errors
+/// As for a new pool.
+pub fn admit_added(request: &DiskAdd, drives: &[Drive], joined: Option<&Joined>) -> Result<(), Failure> {
+    let members = joined.map_or(0, |joined| joined.members.len());
+    if members + drives.len() > MEMBERS_MAX {
+        return Err(too_many());
+    }
+    different_disks(drives, joined.map_or(&[], |joined| &joined.drives))?;
+    only_named(&request.erase, &request.disks)?;
+    // One that was about to be added when it was cut off names the pool, and is none of its members: nothing is on it.
+    let unjoined = |superblock: &Superblock| {
+        joined.is_none_or(|j| j.pool == superblock.pool && !j.members.contains(&superblock.member))
+    };
+    let again = command_line_add(request);
+    drives.iter().try_for_each(|drive| writable(drive, &request.erase, &again, unjoined))
+}
+
+/// Whether a disk may be written; `again` is the command that was given, `empty` says of which members nothing is lost.
+fn writable(
+    drive: &Drive,
+    erase: &[PathBuf],
+    again: &str,
+    empty: impl Fn(&Superblock) -> bool,
+) -> Result<(), Failure> {
+    match drive.standing() {
+        Standing::Free => {}
+        Standing::HasData if erase.contains(&drive.path) => {}
+        Standing::HasData => return Err(has_data(again, drive)),
+        Standing::Member if superblock_of(drive).is_some_and(|s| empty(&s)) => {}
+        Standing::Member => return Err(is_member(drive)),
+        Standing::OffLimits => return Err(off_limits(drive)),
+    }
+    if drive.size < member_size_min() { Err(too_small(drive)) } else { Ok(()) }
+}
+
+fn too_many() -> Failure {
+    Failure::refused("TOO_MANY_DISKS", format!("a pool has {MEMBERS_MAX} drives at most"))
+}
+
+fn enough_disks(request: &PoolCreate, drives: &[Drive]) -> Result<(), Failure> {
     if drives.len() < usize::from(request.copies) {
         let message = format!("{} copies need {} drives", request.copies, request.copies);
         let next = "one copy, which no drive's death survives: --protect none";
         return Err(Failure::refused("TOO_FEW_DISKS", message).with(next));
     }
-    if drives.len() > MEMBERS_MAX {
-        return Err(Failure::refused("TOO_MANY_DISKS", format!("a pool has {MEMBERS_MAX} drives at most")));
-    }
+    if drives.len() > MEMBERS_MAX { Err(too_many()) } else { Ok(()) }
+}
+
+/// No disk twice, no two partitions of one drive, none of a drive that is in the pool already.
+fn different_disks(drives: &[Drive], members: &[Drive]) -> Result<(), Failure> {
     for (at, drive) in drives.iter().enumerate() {
-        if let Some(other) = drives[..at].iter().find(|other| same_hardware(other, drive)) {
+        let others = drives[..at].iter().chain(members);
+        if let Some(other) = others.into_iter().find(|other| same_hardware(other, drive)) {
             let message = format!("{} and {} are the same drive", other.label(), drive.label());
             let why = "two copies on one drive would die together";
             return Err(Failure::refused("SAME_DISK", message).with(why));
         }
     }
-    match request.erase.iter().find(|path| !request.disks.contains(path)) {
+    Ok(())
+}
+
+/// Nothing is to be erased that is not used.
+fn only_named(erase: &[PathBuf], disks: &[PathBuf]) -> Result<(), Failure> {
+    match erase.iter().find(|path| !disks.contains(path)) {
         None => Ok(()),
         Some(path) => {
             let message = format!("--erase names {}, which is not among the disks", path.display());
@@ -64,12 +114,12 @@ fn same_hardware(a: &Drive, b: &Drive) -> bool {
     a.path == b.path || (a.kernel.is_some() && whole(a) == whole(b))
 }
 
-fn has_data(request: &PoolCreate, drive: &Drive) -> Failure {
+fn has_data(again: &str, drive: &Drive) -> Failure {
     let message = format!("{} holds {}", drive.label(), drive.holds());
     let erased = |d: &Drive| format!(" --erase {}", word(&d.name));
     Failure::refused("DISK_HAS_DATA", message)
         .with(format!("to look at it:   {}", look(&drive.path)))
-        .with(format!("to erase it:     {}{}", command_line(request), erased(drive)))
+        .with(format!("to erase it:     {again}{}", erased(drive)))
 }
 
 fn look(path: &Path) -> String {
@@ -78,7 +128,11 @@ fn look(path: &Path) -> String {
 
 /// The name of the pool that a disk is a member of; None if it is none, or its superblock is damaged.
 pub fn pool_of(drive: &Drive) -> Option<String> {
-    let parsed = drive.holdings.iter().filter_map(|holding| match holding {
+    superblock_of(drive).map(|superblock| superblock.pool_name)
+}
+
+fn superblock_of(drive: &Drive) -> Option<Superblock> {
+    let mut parsed = drive.holdings.iter().filter_map(|holding| match holding {
         Holding::Member { block, at } => Superblock::parse(block, *at).ok(),
         Holding::System { .. }
         | Holding::Mounted { .. }
@@ -91,7 +145,7 @@ pub fn pool_of(drive: &Drive) -> Option<String> {
         | Holding::Signature { .. }
         | Holding::Bytes => None,
     });
-    parsed.map(|superblock| superblock.pool_name).next()
+    parsed.next()
 }
 
 fn is_member(drive: &Drive) -> Failure {
@@ -146,6 +200,15 @@ pub fn command_line(request: &PoolCreate) -> String {
         more => format!("--copies {more}"),
     });
     words.extend(request.extent_bytes.map(|bytes| format!("--extent {}", exact(ByteLen(bytes)))));
+    words.extend(request.erase.iter().map(|d| format!("--erase {}", word(&d.display().to_string()))));
+    words.join(" ")
+}
+
+/// The same for a request that adds disks.
+pub fn command_line_add(request: &DiskAdd) -> String {
+    let mut words = vec!["drystone disk add".to_owned()];
+    words.extend(request.disks.iter().map(|d| word(&d.display().to_string())));
+    words.extend(request.pool.iter().map(|pool| format!("--pool {}", word(pool))));
     words.extend(request.erase.iter().map(|d| format!("--erase {}", word(&d.display().to_string()))));
     words.join(" ")
 }
@@ -259,6 +322,46 @@ mod tests {
         assert_eq!(pool_of(&drives[0]).as_deref(), Some("barn"));
         let failure = admit(&request(&drives, &[]), &drives).unwrap_err();
         assert_eq!(failure.message, "ata-sda (sda, 80.0 GB) is a member of pool barn; no flag erases it");
+    }
+
+    #[test]
+    fn disks_are_added_under_the_same_rules_and_leftovers_of_an_addition_are_free() {
+        let superblock = |member: u128, pool: u128| {
+            let block = Superblock {
+                version: crate::pool::superblock::VERSION,
+                pool: Uuid::from_u128(pool),
+                pool_name: "tank".into(),
+                member: Uuid::from_u128(member),
+                id: crate::base::units::MemberId(3),
+                size: ByteLen(80_000_000_000),
+                extent: ByteLen(64 << 20),
+                created_wall_ns: 0,
+            };
+            vec![Holding::Member { block: block.emit(ByteOffset(0)), at: ByteOffset(0) }]
+        };
+        let part = Drive { part_of: Some("sdz".into()), ..drive("sdz1", superblock(1, 9)) };
+        let joined =
+            Joined { pool: Uuid::from_u128(9), members: vec![Uuid::from_u128(1)], drives: vec![part] };
+        let code = |drives: &[Drive], erase: &[&str]| {
+            let disks = drives.iter().map(|d| d.path.clone()).collect();
+            let erase = erase.iter().map(PathBuf::from).collect();
+            let request = DiskAdd { disks, pool: Some("tank".into()), erase };
+            admit_added(&request, drives, Some(&joined)).map_err(|f| (f.code, f.details.join("\n")))
+        };
+        assert_eq!(code(&[drive("sda", vec![])], &[]), Ok(()));
+        let (refused, words) = code(&[drive("sda", vec![ext4()])], &[]).unwrap_err();
+        assert_eq!(refused, "DISK_HAS_DATA");
+        assert!(words.contains("drystone disk add /dev/sda --pool tank --erase ata-sda"), "{words}");
+        assert_eq!(code(&[drive("sda", vec![ext4()])], &["/dev/sda"]), Ok(()));
+        // A member, one of another pool, and one that was about to join.
+        let named = |member, pool| code(&[drive("sda", superblock(member, pool))], &["/dev/sda"]);
+        assert_eq!(named(1, 9).unwrap_err().0, "DISK_IS_MEMBER");
+        assert_eq!(named(2, 8).unwrap_err().0, "DISK_IS_MEMBER");
+        assert_eq!(named(2, 9), Ok(()));
+        let other = Drive { part_of: Some("sdz".into()), ..drive("sdz2", vec![]) };
+        assert_eq!(code(&[other], &[]).unwrap_err().0, "SAME_DISK");
+        let many: Vec<_> = (0..MEMBERS_MAX).map(|n| drive(&format!("sd{n}"), vec![])).collect();
+        assert_eq!(code(&many, &[]).unwrap_err().0, "TOO_MANY_DISKS");
     }
 
     #[test]

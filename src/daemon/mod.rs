@@ -2,6 +2,7 @@
 //!
 //! Rank 9.
 
+mod adding;
 pub mod cores;
 mod demo;
 mod failures;

@@ -37,6 +37,7 @@ pub fn pool_report(facts: &PoolFacts, beside: Beside, connections: impl Fn(&str)
         votes_total: u32::try_from(facts.votes.total).unwrap_or(u32::MAX),
         epoch: facts.epoch,
         forced: facts.state.forced,
+        spreading: facts.state.spreading,
         work: beside.work,
         last_scrub: facts.state.scrubs.last.as_ref().map(scrub_report),
         next_scrub_unix_ns: facts.state.scrubs.due_wall_ns(),

@@ -64,8 +64,8 @@ pub struct Service {
 }
 
 /// A pool and what is going on with it.
-struct OpenPool {
-    pool: Pool,
+pub(super) struct OpenPool {
+    pub(super) pool: Pool,
 }
 
 impl Service {
@@ -191,6 +191,7 @@ impl Service {
             Request::PoolScrub { pool } => self.scrub(pool.as_deref()).await?,
             Request::PoolScrubEvery { pool, seconds } => self.scrub_every(pool.as_deref(), seconds).await?,
             Request::PoolDestroy { pool } => self.destroy_pool(&pool).await?,
+            Request::DiskAdd(add) => self.add_disks(add).await?,
             Request::DiskDead { disk } => self.declare_dead(&disk).await?,
             Request::VolumeCreate(create) => self.create_volume(create).await?,
             Request::VolumeGrow { volume, size_bytes } => self.grow(&volume, ByteLen(size_bytes)).await?,
@@ -237,7 +238,7 @@ impl Service {
     }
 
     /// Looks at disks on a thread of its own: the tools that are asked may take their time.
-    async fn look_at(&self, paths: Vec<PathBuf>) -> Result<Vec<Drive>, Failure> {
+    pub(super) async fn look_at(&self, paths: Vec<PathBuf>) -> Result<Vec<Drive>, Failure> {
         let (answer, asked) = oneshot();
         std::thread::spawn(move || {
             let drives: Result<Vec<Drive>, _> = paths.iter().map(|path| inspect(path)).collect();
@@ -292,7 +293,7 @@ impl Service {
     }
 
     /// Remembers where the members are, and the places of those that are not there now.
-    fn remember(&self, pool: &Pool, name: &str, looked_at: &[PathBuf]) -> Result<(), Failure> {
+    pub(super) fn remember(&self, pool: &Pool, name: &str, looked_at: &[PathBuf]) -> Result<(), Failure> {
         let members = pool.facts().members;
         let here: Vec<PathBuf> = members.iter().filter_map(|m| m.path.clone()).collect();
         let known = registry::load(&self.state)?.into_iter().filter(|k| k.uuid == pool.uuid());
@@ -383,7 +384,7 @@ impl Service {
         })
     }
 
-    fn find_pool(&self, name: Option<&str>) -> Result<Rc<OpenPool>, Failure> {
+    pub(super) fn find_pool(&self, name: Option<&str>) -> Result<Rc<OpenPool>, Failure> {
         let pools = self.pools.borrow();
         match name {
             Some(name) => pools.get(name).cloned().ok_or_else(|| no_pool(name)),
@@ -408,13 +409,14 @@ impl Service {
         }
     }
 
-    fn report(&self, open: &OpenPool) -> PoolReport {
+    pub(super) fn report(&self, open: &OpenPool) -> PoolReport {
         let facts = open.pool.facts();
         let shared = open.pool.shared();
         let works = [
             (WorkKind::Resync, &shared.resync_progress),
             (WorkKind::Rebuild, &shared.rebuild_progress),
             (WorkKind::Scrub, &shared.scrub_progress),
+            (WorkKind::Spread, &shared.spread_progress),
         ];
         let report = |(kind, progress): (WorkKind, &Progress)| {
             let underway = progress.underway(self.core.now())?;

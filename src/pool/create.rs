@@ -119,6 +119,7 @@ async fn format(core: &Core, plan: &CreatePlan, disks: &[(Disk, String)]) -> Res
         extent: layouts[0].extent,
         copies: plan.copies,
         clean: true,
+        spreading: false,
         forced: false,
         lineage: Vec::new(),
         scrubs: Scrubs { since_wall_ns: core.wall_ns(), every_s: EVERY_DEFAULT_S, ..Scrubs::default() },
@@ -176,15 +177,22 @@ fn layouts(plan: &CreatePlan, disks: &[(Disk, String)]) -> Result<Vec<MemberLayo
 }
 
 async fn format_member(core: &Core, disk: &Disk, layout: &MemberLayout, body: &[u8]) -> Result<(), Errno> {
+    clear_member(core, disk, layout).await?;
+    let area = LogArea { start: super::layout::LOG_START, generation_len: layout.log_generation };
+    write_log(core, disk, area, body).await
+}
+
+/// Makes an empty member of a drive, that has no log and no superblocks yet.
+pub async fn clear_member(core: &Core, disk: &Disk, layout: &MemberLayout) -> Result<(), Errno> {
     // What was here before shall not be found again: old superblocks, signatures of other formats, old logs.
     let zeroes = vec![0; ByteLen(BLOCK).as_usize() * 16];
     write_bytes(core, disk, ByteOffset(0), &zeroes, Patience::Opening).await?;
     write_bytes(core, disk, ByteOffset(layout.size.0 - zeroes.len() as u64), &zeroes, Patience::Opening)
         .await?; // widening
-    write_bytes(core, disk, layout.log_start(0), &zeroes, Patience::Opening).await?;
-    DirtyLog::format(core, disk, layout).await?;
-    let area = LogArea { start: super::layout::LOG_START, generation_len: layout.log_generation };
-    write_log(core, disk, area, body).await
+    for half in 0..2 {
+        write_bytes(core, disk, layout.log_start(half), &zeroes, Patience::Opening).await?;
+    }
+    DirtyLog::format(core, disk, layout).await
 }
 
 /// Writes the first checkpoint, into generation 1; generation 0 is empty.
@@ -195,7 +203,7 @@ async fn write_log(core: &Core, disk: &Disk, area: LogArea, body: &[u8]) -> Resu
     append(core, disk, area, cursor, &header, body, Patience::Opening).await.map(|_| ())
 }
 
-async fn write_superblocks(
+pub async fn write_superblocks(
     core: &Core,
     disk: &Disk,
     layout: &MemberLayout,
@@ -204,6 +212,16 @@ async fn write_superblocks(
     // The back one first: the front one is what makes the drive a member.
     for at in layout.superblocks().into_iter().rev() {
         write_bytes(core, disk, at, &sb.emit(at), Patience::Opening).await?;
+    }
+    Ok(())
+}
+
+/// Takes the superblocks away again.
+pub async fn clear_superblocks(core: &Core, disk: &Disk, layout: &MemberLayout) -> Result<(), Errno> {
+    let zeroes = vec![0; ByteLen(BLOCK).as_usize()];
+    // The front one first: without it the drive is no member.
+    for at in layout.superblocks() {
+        write_bytes(core, disk, at, &zeroes, Patience::Opening).await?;
     }
     Ok(())
 }

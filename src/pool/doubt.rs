@@ -44,6 +44,8 @@ fn place_of(change: &Change) -> Option<(VolumeId, Option<SlotIndex>)> {
         | Change::Closed
         | Change::MemberState { .. }
         | Change::MemberNamed { .. }
+        | Change::MemberAdded { .. }
+        | Change::Spreading { .. }
         | Change::VolumeCreated { .. }
         | Change::VolumeGrown { .. }
         | Change::VolumeRenamed { .. }

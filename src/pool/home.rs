@@ -7,6 +7,7 @@ use super::alloc::{self, Room};
 use super::ends::{HOLLOW, mend};
 use super::error::PoolError;
 use super::flush::clean;
+use super::joining::Joiner;
 use super::lifecycle::{self, Event};
 use super::log::Replayed;
 use super::member::Member;
@@ -23,7 +24,7 @@ use super::returning::{Back, returned};
 use super::shared::Shared;
 use super::state::{Absence, Change, FreeExtents, MemberState, Rank, Scrubs, State, VolumeRecord};
 use super::volume::PoolVolume;
-use super::votes::{LOG_FULL, Votes};
+use super::votes::{Committed, LOG_FULL, Votes};
 use crate::base::limits::DIRTY_REGIONS_MAX;
 use crate::base::units::{ByteLen, MemberId, SlotIndex, Span, VolumeId};
 use crate::block::{ReservationError, Status};
@@ -83,8 +84,7 @@ pub enum HomeRequest {
     },
     /// Find an extent for another copy of a slot and keep it free for that.
     Reserve {
-        volume: VolumeId,
-        slot: SlotIndex,
+        job: Job,
         answer: Answer<Result<Copy, Stuck>>,
     },
     Unreserve {
@@ -106,6 +106,16 @@ pub enum HomeRequest {
     /// Nothing lies any more on a member that was given up.
     Emptied {
         member: MemberId,
+        answer: Answer<Result<(), PoolError>>,
+    },
+    /// Empty drives join the pool.
+    AddMembers {
+        joiners: Vec<Joiner>,
+        answer: Answer<Result<(), PoolError>>,
+    },
+    /// Slots lie as they should on so many members.
+    Spread {
+        members: usize,
         answer: Answer<Result<(), PoolError>>,
     },
     /// A scrub began, came further or ended.
@@ -196,6 +206,9 @@ impl Home {
                 Some(HomeRequest::Emptied { member, answer }) => {
                     answer.send(self.emptied(member).await);
                 }
+                Some(HomeRequest::AddMembers { joiners, answer }) => {
+                    answer.send(self.add_members(joiners).await);
+                }
                 Some(HomeRequest::PartImages { answer }) => {
                     let result = self.part_images().await;
                     answer.send(result.map_err(|_| Status::Io));
@@ -246,8 +259,15 @@ impl Home {
                 batch.apply(Change::Scrubbed { scrubs });
                 batch.decided.push(Decided::Changed { freed: Vec::new(), answer });
             }
-            HomeRequest::Reserve { volume, slot, answer } => {
-                let reserved = batch.reserve(&self.pool, volume, slot);
+            HomeRequest::Spread { members, answer } => {
+                // If some were added since, that is not so any more.
+                if batch.state.spreading && batch.state.members.len() == members {
+                    batch.apply(Change::Spreading { going: false });
+                }
+                batch.decided.push(Decided::Changed { freed: Vec::new(), answer });
+            }
+            HomeRequest::Reserve { job, answer } => {
+                let reserved = batch.reserve(&self.pool, &job);
                 batch.decided.push(Decided::Reserved { reserved, answer });
             }
             HomeRequest::Unreserve { copy, answer } => {
@@ -260,6 +280,7 @@ impl Home {
             },
             HomeRequest::GiveUp { .. }
             | HomeRequest::Emptied { .. }
+            | HomeRequest::AddMembers { .. }
             | HomeRequest::MemberFailed { .. }
             | HomeRequest::MemberBack { .. }
             | HomeRequest::MemberSynced { .. }
@@ -324,14 +345,18 @@ impl Home {
         }
     }
 
-    /// Commits changes and makes their result the state. Votes lost on the way are members lost.
+    /// Commits changes and makes their result the state.
     async fn commit(&mut self, after: State, changes: &[Change]) -> Result<(), PoolError> {
         let frozen = self.votes.frozen;
         let committed = self.votes.commit(&self.core, &after, changes).await;
         if matches!(committed, Err(PoolError::Frozen)) && !frozen {
             self.pool.doubts.note(changes);
         }
-        let committed = committed?;
+        self.take_effect(after, committed?).await
+    }
+
+    /// What was committed is the state. Votes lost on the way are members lost.
+    pub async fn take_effect(&mut self, after: State, committed: Committed) -> Result<(), PoolError> {
         self.pool.kept_marks.committed(self.votes.position.sequence);
         {
             let mut live = lock(&self.pool.live);
@@ -628,14 +653,17 @@ impl Batch {
         Ok(())
     }
 
-    /// An extent on the member with most room among those that have no copy of the slot.
-    fn reserve(&mut self, pool: &Shared, volume: VolumeId, slot: SlotIndex) -> Result<Copy, Stuck> {
-        let record = self.state.volumes.get(&volume).ok_or(Stuck::Gone)?;
-        let copies = record.slots.get(&slot).ok_or(Stuck::Gone)?.copies.clone();
-        let stripe = geometry(pool, record).stripe_of(slot);
+    /// An extent on the member that is asked for, or on the one with most room, among those that have no copy of the slot.
+    fn reserve(&mut self, pool: &Shared, job: &Job) -> Result<Copy, Stuck> {
+        let record = self.state.volumes.get(&job.volume).ok_or(Stuck::Gone)?;
+        let copies = record.slots.get(&job.slot).ok_or(Stuck::Gone)?.copies.clone();
+        let stripe = geometry(pool, record).stripe_of(job.slot);
         let taken = |m: MemberId| copies.iter().any(|c| c.member == m);
         let mut rooms = rooms(pool, record, &self.free, stripe);
-        rooms.retain(|room| !taken(room.member));
+        if !is_planted(pool, Planted::MoveBesideCopy) {
+            rooms.retain(|room| !taken(room.member));
+        }
+        rooms.retain(|room| job.to.is_none_or(|to| room.member == to));
         let member =
             alloc::choose(&rooms, 1).and_then(|chosen| chosen.first().copied()).ok_or(Stuck::NoRoom)?;
         let extent = self.free.take(member).ok_or(Stuck::NoRoom)?;
@@ -655,7 +683,8 @@ impl Batch {
     fn moved(&mut self, pool: &Shared, job: &Job, to: Copy) -> Result<Vec<Copy>, PoolError> {
         let gone = || PoolError::Invalid("what was to be moved is not there any more".to_owned());
         let slot = self.state.volumes.get(&job.volume).and_then(|v| v.slots.get(&job.slot));
-        let copies = slot.map(|s| s.copies.clone()).filter(|c| c.contains(&job.from)).ok_or_else(gone)?;
+        let same = slot.filter(|s| s.stamp == job.stamp && s.copies.contains(&job.from));
+        let copies = same.map(|s| s.copies.clone()).ok_or_else(gone)?;
         let reserved = self.reserved.iter().position(|c| *c == to).ok_or_else(gone)?;
         if !pool.member(to.member).is_in_sync() {
             return Err(gone());

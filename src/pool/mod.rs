@@ -7,8 +7,10 @@
 //!   and the `home` task that commits every change.
 
 pub mod alloc;
+pub mod balance;
 mod cache;
 pub mod create;
+mod crew;
 pub mod dirty_log;
 mod doubt;
 mod ends;
@@ -18,6 +20,7 @@ mod fragment_read;
 mod fragment_write;
 pub mod heal;
 mod home;
+mod joining;
 pub mod kept_marks;
 pub mod layout;
 pub mod lifecycle;
@@ -32,6 +35,7 @@ pub mod planted;
 pub mod progress;
 pub mod quorum;
 pub mod reach;
+mod rebalance;
 mod rebuild;
 pub mod record;
 pub mod redundancy;
@@ -161,6 +165,7 @@ impl Pool {
         self.shared.clean_wanted.wake_all();
         self.shared.resync_wanted.wake_all();
         self.shared.rebuild_wanted.wake_all();
+        self.shared.spread_wanted.wake_all();
         self.shared.scrub_wanted.wake_all();
         self.shared.scrub_changed.wake_all();
         self.shared.closed.wake_all();

@@ -13,13 +13,14 @@ use super::flush::{give_block, save, still};
 use super::home::HomeRequest;
 use super::load::ensure_loaded;
 use super::planted::{Planted, is_planted};
+use super::progress::Progress;
 use super::reach::Reached;
 use super::redundancy::mirror::{Copies, Copy};
 use super::region::{Hold, Incoming, Placement, Region};
-use super::resync::{copy_chunk, take_part};
+use super::resync::{Unreadable, copy_chunk, take_part};
 use super::shared::Shared;
 use super::volume::PoolVolume;
-use crate::base::units::{RegionIndex, SlotIndex, VolumeId};
+use crate::base::units::{MemberId, RegionIndex, SlotIndex, VolumeId};
 use crate::block::Status;
 use crate::disk::Patience;
 use crate::reactor::Core;
@@ -32,7 +33,12 @@ use std::sync::{Arc, Mutex};
 pub struct Job {
     pub volume: VolumeId,
     pub slot: SlotIndex,
+    /// Of the slot as it was when the job was decided: one that was freed and allocated again is another.
+    pub stamp: u64,
     pub from: Copy,
+    /// None: the copy is on a drive that is gone, and anywhere else is right. Otherwise it is as good as its new place
+    /// will be, and what cannot be read stays where it is.
+    pub to: Option<MemberId>,
 }
 
 /// Why a copy was not moved.
@@ -42,6 +48,8 @@ pub enum Stuck {
     NoRoom,
     /// The slot was freed or moved meanwhile, or the pool closes.
     Gone,
+    /// Another copy of the slot is being moved.
+    Moving,
     /// No copy that can be believed is there, or the new copy's member failed.
     Failed,
 }
@@ -49,20 +57,45 @@ pub enum Stuck {
 /// Moves under way: the new copies, and in how many of a slot's regions they are written.
 #[derive(Default)]
 pub struct Moves {
-    under_way: Mutex<BTreeMap<(VolumeId, SlotIndex), (Copy, u32)>>,
+    under_way: Mutex<BTreeMap<(VolumeId, SlotIndex), Incomer>>,
+}
+
+/// The new copy of a slot with this stamp, written in so many of its regions.
+#[derive(Clone, Copy)]
+struct Incomer {
+    stamp: u64,
+    copy: Copy,
+    passed: u32,
 }
 
 impl Moves {
     /// The new copy of a slot, if this region is written there too.
-    pub fn incoming(&self, volume: VolumeId, slot: SlotIndex, region: RegionIndex) -> Option<Incoming> {
+    pub fn incoming(
+        &self,
+        volume: VolumeId,
+        slot: SlotIndex,
+        stamp: u64,
+        region: RegionIndex,
+    ) -> Option<Incoming> {
         let under_way = lock(&self.under_way);
-        let (copy, _) = under_way.get(&(volume, slot)).filter(|(_, passed)| region.0 < *passed)?;
+        let known = |incomer: &&Incomer| incomer.stamp == stamp && region.0 < incomer.passed;
+        let Incomer { copy, .. } = under_way.get(&(volume, slot)).filter(known)?;
         // A region that was forgotten since has been passed as a whole: it is held in memory while it is copied.
         Some(Incoming { copy: *copy, upto: u32::MAX })
     }
 
+    /// False if another copy of the slot is being moved: one at a time.
+    fn begin(&self, job: &Job, to: Copy) -> bool {
+        let mut under_way = lock(&self.under_way);
+        let free = !under_way.contains_key(&(job.volume, job.slot));
+        if free {
+            under_way.insert((job.volume, job.slot), Incomer { stamp: job.stamp, copy: to, passed: 0 });
+        }
+        free
+    }
+
     fn set(&self, job: &Job, to: Copy, passed: u32) {
-        lock(&self.under_way).insert((job.volume, job.slot), (to, passed));
+        lock(&self.under_way).insert((job.volume, job.slot), Incomer { stamp: job.stamp, copy: to, passed });
     }
 
     fn end(&self, job: &Job) {
@@ -71,10 +104,18 @@ impl Moves {
 }
 
 /// Moves one copy. Gives the place where it lies now.
-pub async fn move_copy(core: &Core, pool: &Arc<Shared>, job: Job) -> Result<Copy, Stuck> {
+pub async fn move_copy(
+    core: &Core,
+    pool: &Arc<Shared>,
+    job: Job,
+    progress: &Progress,
+) -> Result<Copy, Stuck> {
     let to = reserve(pool, job).await?;
-    pool.moves.set(&job, to, 0);
-    let mut moved = copy_slot(core, pool, &job, to).await;
+    if !pool.moves.begin(&job, to) {
+        unreserve(pool, to).await;
+        return Err(Stuck::Moving);
+    }
+    let mut moved = copy_slot(core, pool, &job, to, progress).await;
     if moved.is_ok() {
         moved = switch(core, pool, &job, to).await;
     }
@@ -86,7 +127,7 @@ pub async fn move_copy(core: &Core, pool: &Arc<Shared>, job: Job) -> Result<Copy
 
 async fn reserve(pool: &Shared, job: Job) -> Result<Copy, Stuck> {
     let (answer, asked) = oneshot();
-    let request = HomeRequest::Reserve { volume: job.volume, slot: job.slot, answer };
+    let request = HomeRequest::Reserve { job, answer };
     pool.home.send(request).map_err(|_| Stuck::Gone)?;
     asked.await.unwrap_or(Err(Stuck::Gone))
 }
@@ -101,6 +142,10 @@ async fn withdraw(pool: &Shared, job: &Job, to: Copy) {
             placement.incoming = None;
         }
     }
+    unreserve(pool, to).await;
+}
+
+async fn unreserve(pool: &Shared, to: Copy) {
     let (answer, asked) = oneshot();
     if pool.home.send(HomeRequest::Unreserve { copy: to, answer }).is_ok() {
         // The pool that closes forgets reservations anyway.
@@ -112,7 +157,13 @@ fn volume_of(pool: &Shared, job: &Job) -> Result<Arc<PoolVolume>, Stuck> {
     pool.volumes.load().get(&job.volume).cloned().ok_or(Stuck::Gone)
 }
 
-async fn copy_slot(core: &Core, pool: &Arc<Shared>, job: &Job, to: Copy) -> Result<(), Stuck> {
+async fn copy_slot(
+    core: &Core,
+    pool: &Arc<Shared>,
+    job: &Job,
+    to: Copy,
+    progress: &Progress,
+) -> Result<(), Stuck> {
     let target = Reached { copy: to, member: pool.member(to.member) };
     let mut regions = Vec::new();
     for number in 0..pool.regions_per_slot() {
@@ -126,7 +177,7 @@ async fn copy_slot(core: &Core, pool: &Arc<Shared>, job: &Job, to: Copy) -> Resu
         pool.moves.set(job, to, number + 1);
         let copied = copy_region(core, pool, &volume, job, &region, &target).await;
         copied.map_err(|_| Stuck::Failed)?;
-        pool.rebuild_progress.add(pool.region.0);
+        progress.add(pool.region.0);
         regions.push(region);
     }
     let volume = volume_of(pool, job)?;
@@ -173,8 +224,13 @@ async fn placed(
         }
         state.placement.clone()
     };
-    let placement = placement.filter(|p| p.copies.contains(&job.from)).ok_or(Stuck::Gone)?;
+    let same = |p: &Placement| p.stamp == job.stamp && p.copies.contains(&job.from);
+    let placement = placement.filter(same).ok_or(Stuck::Gone)?;
     let reach = pool.reach(&placement, hold.region().key.region);
+    // What a failed write left there is for the next opening to look at.
+    if job.to.is_some() && hold.region().state().unsettled {
+        return Err(Stuck::Failed);
+    }
     if reach.writable && !reach.copies.is_empty() { Ok(placement) } else { Err(Stuck::Failed) }
 }
 
@@ -192,7 +248,9 @@ async fn copy_region(
         let blocks = pool.next_step(core, region, first).await;
         let hold = region.hold(blocks.clone(), true).await;
         placed(core, pool, volume, job, &hold).await?;
-        copy_chunk(volume, core, &hold, target, blocks.clone()).await.map_err(|_| Stuck::Failed)?;
+        let unreadable = if job.to.is_some() { Unreadable::Stays } else { Unreadable::Lost };
+        let copied = copy_chunk(volume, core, &hold, target, blocks.clone(), unreadable).await;
+        copied.map_err(|_| Stuck::Failed)?;
         if let Some(incoming) = region.state().placement.as_mut().and_then(|p| p.incoming.as_mut()) {
             incoming.upto = blocks.end;
         }
@@ -269,12 +327,19 @@ mod tests {
     #[test]
     fn a_region_is_written_on_the_new_copy_once_it_was_admitted() {
         let moves = Moves::default();
-        let job = Job { volume: VolumeId(1), slot: SlotIndex(2), from: copy(0, 5) };
+        let job = Job { volume: VolumeId(1), slot: SlotIndex(2), stamp: 7, from: copy(0, 5), to: None };
+        assert!(moves.begin(&job, copy(2, 9)));
+        assert!(!moves.begin(&Job { from: copy(1, 6), ..job }, copy(3, 9)), "one copy of a slot at a time");
+        let incoming = |stamp, region| moves.incoming(VolumeId(1), SlotIndex(2), stamp, RegionIndex(region));
+        assert_eq!(incoming(7, 0), None);
         moves.set(&job, copy(2, 9), 3);
-        let incoming = |region| moves.incoming(VolumeId(1), SlotIndex(2), RegionIndex(region));
-        assert_eq!(incoming(2).map(|i| i.copy), Some(copy(2, 9)));
-        assert_eq!((incoming(3), moves.incoming(VolumeId(1), SlotIndex(3), RegionIndex(0))), (None, None));
+        assert_eq!(incoming(7, 2).map(|i| i.copy), Some(copy(2, 9)));
+        assert_eq!(
+            (incoming(7, 3), moves.incoming(VolumeId(1), SlotIndex(3), 7, RegionIndex(0))),
+            (None, None)
+        );
+        assert_eq!(incoming(8, 2), None, "the slot was freed and allocated again");
         moves.end(&job);
-        assert_eq!(incoming(0), None);
+        assert_eq!(incoming(7, 0), None);
     }
 }

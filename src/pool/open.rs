@@ -22,7 +22,7 @@ use super::superblock::{Superblock, SuperblockError, VERSION};
 use super::volume::PoolVolume;
 use super::votes::{Place, Vote, Votes};
 use super::{Pool, resync, settle, suspicion};
-use super::{rebuild, scrub};
+use super::{rebalance, rebuild, scrub};
 use crate::base::limits::BLOCK;
 use crate::base::units::{ByteLen, ByteOffset, MemberId, round_down};
 use crate::disk::{Disk, in_words};
@@ -136,7 +136,8 @@ async fn close_candidates(core: &Core, candidates: Vec<Candidate>) {
 async fn find_candidates(core: &Core, plan: &OpenPlan) -> Result<Vec<Candidate>, PoolError> {
     let mut found = Vec::new();
     for path in &plan.disks {
-        match find_candidate(core, plan, path).await {
+        let meant = |s: &Superblock| plan.pool.is_none_or(|pool| pool == s.pool);
+        match find_candidate(core, path, meant).await {
             Ok(Some(candidate)) => found.push(candidate),
             // A drive that is not there, or is not ours, is not a reason to give up the others.
             Ok(None) | Err(PoolError::Open { .. } | PoolError::Disk { .. }) => {}
@@ -150,19 +151,22 @@ async fn find_candidates(core: &Core, plan: &OpenPlan) -> Result<Vec<Candidate>,
 }
 
 /// Looks at a drive before taking hold of it: nothing of somebody else's is even locked.
-async fn find_candidate(core: &Core, plan: &OpenPlan, path: &Path) -> Result<Option<Candidate>, PoolError> {
+async fn find_candidate(
+    core: &Core,
+    path: &Path,
+    meant: impl Fn(&Superblock) -> bool,
+) -> Result<Option<Candidate>, PoolError> {
     let seen = Disk::open(core, path, Access::Inspect).await;
     let seen = seen.map_err(|errno| PoolError::Open { path: path.to_owned(), errno })?;
     let superblock = read_superblock(core, &seen).await;
     seen.close(core).await;
-    let meant = |s: &Superblock| plan.pool.is_none_or(|pool| pool == s.pool);
     if !superblock?.is_some_and(|s| meant(&s)) {
         return Ok(None);
     }
     let disk = open_exclusive(core, path, Access::Exclusive).await?;
     // Before it was locked somebody may have made something else of it.
     let superblock = match read_superblock(core, &disk).await {
-        Ok(superblock) => superblock.filter(meant),
+        Ok(superblock) => superblock.filter(&meant),
         Err(error) => {
             disk.close(core).await;
             return Err(error);
@@ -192,16 +196,9 @@ async fn find_candidate(core: &Core, plan: &OpenPlan, path: &Path) -> Result<Opt
 
 /// A member that is gone, at a path where it may be again. None if something else is there, or it cannot be used.
 pub async fn find_member(core: &Core, pool: &Shared, gone: &Member, path: &Path) -> Option<Back> {
-    let plan = OpenPlan {
-        disks: Vec::new(),
-        pool: Some(pool.uuid),
-        witness_folder: PathBuf::new(),
-        force: false,
-        cache: ByteLen(0),
-        rebuild_after: pool.rebuild_after,
-        memory_folder: None,
-    };
-    let candidate = find_candidate(core, &plan, path).await.ok().flatten()?;
+    // Others are not even locked: somebody may be about to add them.
+    let meant = |s: &Superblock| s.pool == pool.uuid && s.member == gone.uuid;
+    let candidate = find_candidate(core, path, meant).await.ok().flatten()?;
     let disk = Arc::new(candidate.disk);
     let fits = candidate.layout == gone.layout && candidate.flaw.is_none();
     match member_back(core, gone, &disk, &candidate.superblock).await {
@@ -288,14 +285,7 @@ async fn start(
     mut candidates: Vec<Candidate>,
     mut witness: Option<(Disk, Option<Replayed>)>,
 ) -> Result<Pool, PoolError> {
-    let mut logs: Vec<(Voter, Replayed)> = Vec::new();
-    for candidate in &mut candidates {
-        let voter = Voter::Member(candidate.superblock.id);
-        logs.extend(candidate.replayed.take().map(|log| (voter, log)));
-    }
-    if let Some((_, log)) = &mut witness {
-        logs.extend(log.take().map(|log| (Voter::Witness, log)));
-    }
+    let logs = take_logs(&mut candidates, &mut witness);
     let name = candidates.first().map(|c| c.superblock.pool_name.clone()).unwrap_or_default();
     let forced = plan.force || is_planted(core, Planted::MinorityIsEnough);
     let elected = match elect(&logs, forced) {
@@ -346,6 +336,31 @@ async fn start(
         }
     }
     opened
+}
+
+/// The logs that may vote. A drive that was about to join when a crash came, and did not, has a log, too: it says nothing
+/// that others do not say, and its number may be another drive's by now.
+fn take_logs(
+    candidates: &mut [Candidate],
+    witness: &mut Option<(Disk, Option<Replayed>)>,
+) -> Vec<(Voter, Replayed)> {
+    let mut logs = Vec::new();
+    for candidate in candidates {
+        let (owner, voter) = (candidate.superblock.member, Voter::Member(candidate.superblock.id));
+        logs.extend(candidate.replayed.take().map(|log| (Some(owner), voter, log)));
+    }
+    logs.extend(witness.iter_mut().filter_map(|(_, log)| log.take()).map(|log| (None, Voter::Witness, log)));
+    let newest = logs.iter().max_by_key(|(_, _, log)| log.position.age());
+    let members = newest.map(|(_, _, log)| log.state.members.clone()).unwrap_or_default();
+    let belongs = |owner: Option<Uuid>, voter: &Voter| match voter {
+        Voter::Witness => true,
+        Voter::Member(id) => members.get(id).is_some_and(|m| Some(m.uuid) == owner),
+    };
+    // Where only such drives are here, the state in them tells who is missing.
+    if logs.iter().any(|(owner, voter, _)| belongs(*owner, voter)) {
+        logs.retain(|(owner, voter, _)| belongs(*owner, voter));
+    }
+    logs.into_iter().map(|(_, voter, log)| (voter, log)).collect()
 }
 
 /// A member that was said to be dead is not used, whatever it still holds.
@@ -579,6 +594,7 @@ async fn run(
     core.spawn(resync::run(core.clone(), shared.clone()));
     core.spawn(scrub::run(core.clone(), shared.clone()));
     core.spawn(rebuild::run(core.clone(), shared.clone()));
+    core.spawn(rebalance::run(core.clone(), shared.clone()));
     core.spawn(suspicion::watch(core.clone(), shared.clone()));
     core.spawn(returning::watch(core.clone(), shared.clone()));
     Ok(Pool { shared, witness })

@@ -10,6 +10,14 @@
 //! | a majority, and one had commits that none gives any more, and a majority is known not to have had them | never acknowledged: as above, without them |
 //! | the same, and no majority is known not to have had them | refused, since they may have been acknowledged: other drives may have them; by order: the newest that can be read, and that is recorded |
 //! | two that left their common history | refused, also by order |
+//!
+//! **Who votes** changes when members are added. The commit that adds them is written to the old votes first, and to the
+//! new ones only when a majority of the old ones has it; it is done when a majority of the new ones has it too. A crash
+//! in between leaves old votes with it and others without. So that never some of them open the pool with the new
+//! members and others without, whose log does not know yet that it has a vote counts only where a majority of those is
+//! present who have one by that log. Then: whoever opens with the new members has a new one whose log has the commit, and
+//! so has a majority of the old votes; or has a majority of the old votes with him; or counts old votes alone, and needs
+//! no fewer of them than a majority of the old ones. None of these leaves a majority of the old votes to anybody else.
 
 use super::log::{Position, Replayed};
 use super::state::State;
@@ -88,7 +96,7 @@ pub fn newest_by_counter<'a>(votes: &'a [(Voter, Replayed)]) -> Result<Elected<'
         .max_by_key(|(voter, r)| (r.position.age(), std::cmp::Reverse(*voter)))
         .map(|(voter, r)| (*voter, r))
         .ok_or(QuorumError::NoLog)?;
-    let tally = tally(&newest.state, votes.iter().map(|(voter, _)| *voter));
+    let tally = tally_of(&newest.state, votes);
     Ok(Elected { leader, replayed: newest, tally, forced: false })
 }
 
@@ -115,12 +123,24 @@ pub fn votes_of(members: usize) -> usize {
 
 /// Counts the votes that the state knows of.
 pub fn tally(state: &State, present: impl Iterator<Item = Voter>) -> Tally {
-    let members = state.members.len();
-    let counts = |voter: &Voter| match voter {
-        Voter::Member(id) => state.members.contains_key(id),
-        Voter::Witness => witness_counts(members),
-    };
-    Tally { present: present.filter(counts).count(), total: votes_of(members) }
+    let present = present.filter(|voter| is_voter(state, *voter)).count();
+    Tally { present, total: votes_of(state.members.len()) }
+}
+
+/// Counts the votes that the newest state knows of, as said above.
+fn tally_of(newest: &State, votes: &[(Voter, Replayed)]) -> Tally {
+    let among = |state: &State| tally(state, votes.iter().map(|(voter, _)| *voter));
+    let counts =
+        |(voter, log): &&(Voter, Replayed)| is_voter(&log.state, *voter) || among(&log.state).is_majority();
+    tally(newest, votes.iter().filter(counts).map(|(voter, _)| *voter))
+}
+
+/// Whether somebody has a vote by a state.
+fn is_voter(state: &State, voter: Voter) -> bool {
+    match voter {
+        Voter::Member(id) => state.members.contains_key(&id),
+        Voter::Witness => witness_counts(state.members.len()),
+    }
 }
 
 /// Whether a log left the history of the newest one. One commit more than the common history, of an older epoch,
@@ -186,6 +206,7 @@ mod tests {
             extent: ByteLen(1 << 20),
             copies: 2,
             clean: true,
+            spreading: false,
             forced: false,
             lineage: Vec::new(),
             scrubs: Default::default(),
@@ -263,6 +284,66 @@ mod tests {
         assert_eq!(elect(&[(M0, newest.clone()), (M1, orphan)], false).unwrap().leader, M0);
         let half = log(2, &[(1, 1, 11), (1, 2, 98), (1, 3, 99)]);
         assert!(matches!(elect(&[(M0, newest), (M1, half)], false), Err(QuorumError::Forked(_))));
+    }
+
+    /// Every way in which a commit that adds members can be cut off, and every way in which those who are left part: never
+    /// do both halves open, and all together always do.
+    #[test]
+    fn an_addition_that_is_cut_off_never_lets_two_halves_open() {
+        for (old, added) in (1u16..=4).flat_map(|old| (1u16..=4).map(move |added| (old, added))) {
+            let mut everyone: Vec<Voter> = (0..old + added).map(|n| Voter::Member(MemberId(n))).collect();
+            everyone.push(Voter::Witness);
+            let bits = |mask: u32| move |at: &usize| mask >> at & 1 == 1;
+            let all = 0..1u32 << everyone.len();
+            let before = log(old, &[(1, 1, 11)]);
+            let after = log(old + added, &[(1, 1, 11), (1, 2, 12)]);
+            for has_it in all.clone() {
+                let holds = |state: &State| {
+                    let here = (0..everyone.len()).filter(bits(has_it)).map(|at| everyone[at]);
+                    tally(state, here)
+                };
+                let new =
+                    |at: &usize| !is_voter(&before.state, everyone[*at]) && everyone[*at] != Voter::Witness;
+                // New ones have it only when a majority of the old ones has.
+                if (0..everyone.len()).filter(bits(has_it)).any(|at| new(&at))
+                    && !holds(&before.state).is_majority()
+                {
+                    continue;
+                }
+                let votes = |mask: u32| -> Vec<(Voter, Replayed)> {
+                    let log_of = |at: usize| if bits(has_it)(&at) { after.clone() } else { before.clone() };
+                    (0..everyone.len()).filter(bits(mask)).map(|at| (everyone[at], log_of(at))).collect()
+                };
+                let opens = |mask: u32| elect(&votes(mask), false).is_ok();
+                assert!(opens(all.end - 1), "{old} and {added}: all together, {has_it:b}");
+                if old + added > 5 {
+                    continue;
+                }
+                for half in all.clone().filter(|half| *half < all.end - 1 - half) {
+                    let both = opens(half) && opens(all.end - 1 - half);
+                    assert!(!both, "{old} and {added}: {has_it:b} have it, {half:b} and the others open");
+                }
+                // Once it is done, nobody goes on without it.
+                if holds(&before.state).is_majority() && holds(&after.state).is_majority() {
+                    let without = all.end - 1 & !has_it;
+                    assert!(!opens(without), "{old} and {added}: {without:b} go on without what was done");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_drive_lost_while_another_is_added_does_not_keep_the_pool_shut() {
+        // Two and a witness, a third one added; one of the old ones is gone, the new one has not heard of it.
+        let (before, after) = (log(2, &[(1, 1, 11)]), log(3, &[(1, 1, 11), (1, 2, 12)]));
+        let votes = [
+            (M0, after.clone()),
+            (Voter::Member(MemberId(2)), before.clone()),
+            (Voter::Witness, after.clone()),
+        ];
+        assert_eq!(elect(&votes, false).unwrap().tally, Tally { present: 2, total: 3 });
+        // Without the witness the other one may have gone on without it.
+        assert!(elect(&votes[..2], false).is_err());
     }
 
     #[test]

@@ -5,30 +5,21 @@
 //! far as there is a copy to read from and room for another. A member that comes back ends it; what was moved stays.
 
 use super::Pool;
+use super::crew::move_all;
 use super::home::HomeRequest;
-use super::moving::{Job, Stuck, move_copy};
-use super::pace::LOOK_EVERY;
+use super::moving::{Job, Stuck};
 use super::shared::Shared;
 use super::state::{MemberState, State};
 use super::{error::PoolError, member::Member};
 use crate::base::units::MemberId;
 use crate::reactor::Core;
 use crate::reactor::sync::{lock, oneshot};
-use futures_util::future::join_all;
-use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// A member that is gone is given up after this time unless something else is asked for.
 pub const DELAY_DEFAULT: Duration = Duration::from_secs(600);
-
-/// Copies moved at the same time while no client is there: enough to keep every drive busy while others are flushed and
-/// moves are committed. Drives that turn lose more by seeking than they gain by that.
-const AT_ONCE: usize = 24;
-const AT_ONCE_ROTATIONAL: usize = 4;
 
 /// How long is waited before what could not be moved is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
@@ -103,52 +94,12 @@ async fn work(core: &Core, pool: &Arc<Shared>) -> bool {
         return declare_empty(pool).await;
     }
     tracing::info!(slots = jobs.len(), "rebuilding what lost a copy");
-    let unit = pool.background.take(1).await;
-    pool.rebuild_progress.begin(jobs.len() as u64 * pool.extent.0, core.now()); // widening
-    let at_work = pool.pace.enter(core.now());
-    let queue = Rc::new(RefCell::new(VecDeque::from(jobs)));
-    let turns = |m: &Arc<Member>| m.disk.as_ref().is_some_and(|d| d.facts().rotational);
-    let at_once = if pool.members_in_sync().iter().any(turns) { AT_ONCE_ROTATIONAL } else { AT_ONCE };
-    let workers = (0..at_once).map(|number| worker(core, pool, queue.clone(), number));
-    let stuck: Vec<Option<Stuck>> = join_all(workers).await;
-    drop(at_work);
-    pool.rebuild_progress.end();
-    drop(unit);
-    let no_room = stuck.contains(&Some(Stuck::NoRoom));
+    let wanted = |job: &Job| is_wanted(pool, job).then_some(*job);
+    let stuck = move_all(core, pool, &pool.rebuild_progress, jobs, wanted).await.stuck;
+    let no_room = stuck.contains(&Stuck::NoRoom);
     pool.no_room.store(no_room, Ordering::Release);
     let left = declare_empty(pool).await;
-    left || stuck.iter().any(Option::is_some)
-}
-
-/// Takes jobs until there are none; with clients, one worker is enough to do what they bear, and the others wait.
-async fn worker(
-    core: &Core,
-    pool: &Arc<Shared>,
-    queue: Rc<RefCell<VecDeque<Job>>>,
-    number: usize,
-) -> Option<Stuck> {
-    let mut stuck = None;
-    loop {
-        if pool.is_closing() {
-            return stuck;
-        }
-        if number > 0 && pool.pace.has_clients(core.now()) && !queue.borrow().is_empty() {
-            core.sleep(LOOK_EVERY).await;
-            continue;
-        }
-        let job = queue.borrow_mut().pop_front();
-        let Some(job) = job.filter(|job| is_wanted(pool, job)) else {
-            if queue.borrow().is_empty() {
-                return stuck;
-            }
-            continue;
-        };
-        match move_copy(core, pool, job).await {
-            Ok(to) => tracing::debug!(?job, ?to, "a copy was made anew"),
-            Err(Stuck::Gone) => {}
-            Err(why) => stuck = Some(why),
-        }
-    }
+    left || !stuck.is_empty()
 }
 
 /// Whether the member of a job is still given up.
@@ -167,7 +118,8 @@ fn jobs(pool: &Shared) -> Vec<Job> {
             let Some(from) = record.copies.iter().find(|c| given_up(c.member)) else { continue };
             let sources = pool.authorities(&record.copies).len();
             if sources > 0 {
-                found.push((sources, Job { volume: *id, slot: *slot, from: *from }));
+                let (volume, slot, stamp) = (*id, *slot, record.stamp);
+                found.push((sources, Job { volume, slot, stamp, from: *from, to: None }));
             }
         }
     }

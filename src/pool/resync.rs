@@ -255,10 +255,19 @@ pub async fn copy_blocks(
     while first < volume.pool.region_blocks() {
         let step = volume.pool.pace.step_blocks(core.now());
         let blocks = first..(first + step).min(volume.pool.region_blocks());
-        copy_chunk(volume, core, hold, target, blocks.clone()).await?;
+        copy_chunk(volume, core, hold, target, blocks.clone(), Unreadable::Lost).await?;
         first = blocks.end;
     }
     Ok(())
+}
+
+/// What becomes of a block that no copy gives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unreadable {
+    /// There is no better one: it is lost, and the others are copied.
+    Lost,
+    /// Where it is, it may be read the next time: nothing is copied.
+    Stays,
 }
 
 /// Copies the written ones of some blocks that the caller holds to another member.
@@ -268,9 +277,10 @@ pub async fn copy_chunk(
     hold: &Hold,
     target: &Reached,
     blocks: Range<u32>,
+    unreadable: Unreadable,
 ) -> Result<(), Status> {
     for run in written_runs(hold, &blocks) {
-        copy_run(volume, core, hold, target, run).await?;
+        copy_run(volume, core, hold, target, run, unreadable).await?;
     }
     Ok(())
 }
@@ -294,6 +304,7 @@ async fn copy_run(
     hold: &Hold,
     target: &Reached,
     run: Range<u32>,
+    unreadable: Unreadable,
 ) -> Result<(), Status> {
     match read_blocks(volume, core, hold, run.clone()).await {
         Ok(Some(bytes)) => {
@@ -309,10 +320,11 @@ async fn copy_run(
             Ok(())
         }
         Ok(None) => Ok(()),
+        Err(_) if unreadable == Unreadable::Stays => Err(Status::Io),
         // One bad block does not keep the others from being copied; it stays bad, on every copy.
         Err(_) if run.len() > 1 => {
             for block in run {
-                Box::pin(copy_run(volume, core, hold, target, block..block + 1)).await?;
+                Box::pin(copy_run(volume, core, hold, target, block..block + 1, unreadable)).await?;
             }
             Ok(())
         }

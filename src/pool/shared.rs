@@ -78,6 +78,9 @@ pub struct Shared {
     /// Woken when a member leaves or is given up.
     pub rebuild_wanted: WaitList,
     pub rebuild_progress: Progress,
+    /// Woken when members were added, and when nothing else is in the way of moving slots to them.
+    pub spread_wanted: WaitList,
+    pub spread_progress: Progress,
     /// How long a member may be away before its copies are made anew.
     pub rebuild_after: Duration,
     /// The last rebuild found too little free space.
@@ -128,6 +131,8 @@ impl Shared {
             scrub_progress: Default::default(),
             rebuild_wanted: Default::default(),
             rebuild_progress: Default::default(),
+            spread_wanted: Default::default(),
+            spread_progress: Default::default(),
             rebuild_after: plan.rebuild_after,
             no_room: false.into(),
             moves: Default::default(),
@@ -194,7 +199,7 @@ impl Shared {
     /// Where a region's slot lies now, and whether it is written on a new copy too.
     pub fn placement_of(&self, key: &RegionKey) -> Option<Placement> {
         let mut placement = self.placement(key.volume, key.slot)?;
-        placement.incoming = self.moves.incoming(key.volume, key.slot, key.region);
+        placement.incoming = self.moves.incoming(key.volume, key.slot, placement.stamp, key.region);
         Some(placement)
     }
 

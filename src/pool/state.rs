@@ -3,10 +3,11 @@
 //! `State` is what a checkpoint stores; `Change` is what a log record stores; `State::apply` is the only way
 //! from one to the next, so that a replayed log gives what the running pool had. Pure.
 
+use super::layout::member_layout;
 use super::redundancy::mirror::{Copies, Copy};
 use super::redundancy::stripe::Segment;
 use super::verdict::Findings;
-use crate::base::limits::LINEAGE_MAX;
+use crate::base::limits::{LINEAGE_MAX, MEMBERS_MAX};
 use crate::base::units::{ByteLen, ExtentIndex, MemberId, SlotIndex, VolumeId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -160,6 +161,8 @@ pub struct State {
     pub copies: u8,
     /// The drives were flushed and nothing was written since.
     pub clean: bool,
+    /// Members were added, and slots are to be moved until all are filled in proportion.
+    pub spreading: bool,
     /// Somebody opened the pool without a majority, by order.
     pub forced: bool,
     /// The openings so far, oldest first; the oldest are forgotten.
@@ -187,6 +190,18 @@ pub enum Change {
     MemberNamed {
         member: MemberId,
         name: String,
+    },
+    /// An empty drive belongs to the pool from here on, and has a vote.
+    MemberAdded {
+        member: MemberId,
+        uuid: Uuid,
+        size: ByteLen,
+        extents: u32,
+        name: String,
+    },
+    /// Slots lie as they should after members were added, or are to be moved so that they do.
+    Spreading {
+        going: bool,
     },
     VolumeCreated {
         id: VolumeId,
@@ -257,6 +272,10 @@ impl State {
                 record.absence = *absence;
             }
             Change::MemberNamed { member, name } => self.member_mut(*member)?.name.clone_from(name),
+            Change::MemberAdded { member, uuid, size, extents, name } => {
+                self.add_member(*member, *uuid, *size, *extents, name)?;
+            }
+            Change::Spreading { going } => self.spreading = *going,
             Change::VolumeCreated { id, volume } => {
                 if id.0 < self.next_volume || self.volume_named(&volume.name).is_some() {
                     return Err(Contradiction);
@@ -295,6 +314,31 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// Numbers of members are never used again: what an older log says of a number is about the same member.
+    fn add_member(
+        &mut self,
+        member: MemberId,
+        uuid: Uuid,
+        size: ByteLen,
+        extents: u32,
+        name: &str,
+    ) -> Result<(), Contradiction> {
+        let known = self.members.values().any(|m| m.uuid == uuid);
+        let layout = member_layout(size, self.extent).is_some_and(|layout| layout.extents == extents);
+        if known || !layout || member != self.next_member() || self.members.len() >= MEMBERS_MAX {
+            return Err(Contradiction);
+        }
+        let (state, absence, name) = (MemberState::Active, Absence::default(), name.to_owned());
+        self.members.insert(member, MemberRecord { uuid, size, extents, state, absence, name });
+        self.spreading = true;
+        Ok(())
+    }
+
+    /// The number of the next member that is added.
+    pub fn next_member(&self) -> MemberId {
+        self.members.keys().next_back().map_or(MemberId(0), |last| MemberId(last.0.saturating_add(1)))
     }
 
     pub fn volume_named(&self, name: &str) -> Option<VolumeId> {
@@ -337,13 +381,18 @@ impl FreeExtents {
     pub fn of(state: &State) -> Result<FreeExtents, Contradiction> {
         let mut free = FreeExtents::default();
         for (id, member) in &state.members {
-            let extents = ByteLen(u64::from(member.extents)).as_usize();
-            free.used.insert(*id, (crate::base::bitmap::Bitmap::new(extents), 0, 0));
+            free.add(*id, member.extents);
         }
         for (copy, _, _) in state.extents_in_use() {
             free.occupy(copy)?;
         }
         Ok(free)
+    }
+
+    /// A member that nothing lies on yet.
+    pub fn add(&mut self, member: MemberId, extents: u32) {
+        let extents = ByteLen(u64::from(extents)).as_usize();
+        self.used.entry(member).or_insert_with(|| (crate::base::bitmap::Bitmap::new(extents), 0, 0));
     }
 
     pub fn free(&self, member: MemberId) -> u32 {

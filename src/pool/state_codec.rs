@@ -29,7 +29,7 @@ const SCHEME_MIRROR_ATTRIBUTES: u8 = 1;
 pub fn emit_state(state: &State) -> Vec<u8> {
     let mut w = Writer::new();
     w.uuid(state.pool).string(&state.name).u64(state.extent.0).u8(state.copies);
-    w.bool(state.clean).bool(state.forced).u32(state.next_volume);
+    w.u8(emit_condition(state)).bool(state.forced).u32(state.next_volume);
     w.u32(count(state.lineage.len()));
     for opening in &state.lineage {
         w.u64(opening.mark).u64(opening.sequence);
@@ -51,12 +51,16 @@ pub fn emit_state(state: &State) -> Vec<u8> {
 
 pub fn parse_state(bytes: &[u8]) -> Result<State, Malformed> {
     let mut r = Reader::new(bytes);
+    let (pool, name) = (r.uuid()?, r.string(NAME_MAX)?);
+    let (extent, copies) = (ByteLen(r.u64()?), r.u8()?);
+    let (clean, spreading) = parse_condition(&mut r)?;
     let mut state = State {
-        pool: r.uuid()?,
-        name: r.string(NAME_MAX)?,
-        extent: ByteLen(r.u64()?),
-        copies: r.u8()?,
-        clean: r.bool()?,
+        pool,
+        name,
+        extent,
+        copies,
+        clean,
+        spreading,
         forced: r.bool()?,
         next_volume: r.u32()?,
         lineage: parse_lineage(&mut r)?,
@@ -92,6 +96,20 @@ fn parse_lineage(r: &mut Reader) -> Result<Vec<Opening>, Malformed> {
         lineage.push(opening);
     }
     Ok(lineage)
+}
+
+/// Bits of the byte that up to version 4 only said whether the pool is clean.
+const CLEAN: u8 = 1;
+const SPREADING: u8 = 2;
+
+fn emit_condition(state: &State) -> u8 {
+    (if state.clean { CLEAN } else { 0 }) | (if state.spreading { SPREADING } else { 0 })
+}
+
+fn parse_condition(r: &mut Reader) -> Result<(bool, bool), Malformed> {
+    let bits = r.u8()?;
+    require(bits & !(CLEAN | SPREADING) == 0)?;
+    Ok((bits & CLEAN != 0, bits & SPREADING != 0))
 }
 
 pub fn emit_changes(changes: &[Change]) -> Vec<u8> {
@@ -152,6 +170,10 @@ fn emit_change(w: &mut Writer, change: &Change) {
             emit_scrubs(w, scrubs);
             w
         }
+        Change::MemberAdded { member, uuid, size, extents, name } => {
+            w.u8(14).u16(member.0).uuid(*uuid).u64(size.0).u32(*extents).string(name)
+        }
+        Change::Spreading { going } => w.u8(15).bool(*going),
         Change::VolumeReserved { id, reservations } => {
             w.u8(13).u32(id.0);
             emit_reservations(w, reservations);
@@ -187,6 +209,14 @@ fn parse_change(r: &mut Reader) -> Result<Change, Malformed> {
         }
         12 => Change::Scrubbed { scrubs: parse_scrubs(r)? },
         13 => Change::VolumeReserved { id: VolumeId(r.u32()?), reservations: parse_reservations(r)? },
+        14 => Change::MemberAdded {
+            member: MemberId(r.u16()?),
+            uuid: r.uuid()?,
+            size: ByteLen(r.u64()?),
+            extents: r.u32()?,
+            name: r.string(MEMBER_NAME_MAX)?,
+        },
+        15 => Change::Spreading { going: r.bool()? },
         _ => return Err(Malformed),
     })
 }
@@ -444,6 +474,7 @@ mod tests {
             extent: ByteLen(1 << 20),
             copies: 2,
             clean: false,
+            spreading: false,
             forced: false,
             lineage: vec![Opening { mark: 6, sequence: 2 }, Opening { mark: 7, sequence: 9 }],
             scrubs: scrubs(),
@@ -455,6 +486,34 @@ mod tests {
 
     fn with_attributes(volume: VolumeRecord) -> VolumeRecord {
         VolumeRecord { lba_bytes: 4096, reservations: [1, 2, 3].into(), ..volume }
+    }
+
+    fn added() -> Change {
+        let (member, uuid, name) = (MemberId(3), Uuid::from_u128(7), "new".to_owned());
+        Change::MemberAdded { member, uuid, size: ByteLen(1 << 30), extents: 800, name }
+    }
+
+    #[test]
+    fn golden_bytes_of_what_version_5_added() {
+        let golden: &[&[u8]] = &[
+            &[2, 0, 0, 0],
+            &[14, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7],
+            &[0, 0, 0, 0x40, 0, 0, 0, 0, 0x20, 3, 0, 0],
+            b"\x03\0new",
+            &[15, 1],
+        ];
+        assert_eq!(emit_changes(&[added(), Change::Spreading { going: true }]), golden.concat());
+        // What version 4 knows is written as version 4 did.
+        let condition = |clean, spreading| emit_state(&State { clean, spreading, ..sample() })[31];
+        let conditions = [(false, false), (true, false), (false, true), (true, true)];
+        assert_eq!(conditions.map(|(clean, spreading)| condition(clean, spreading)), [0, 1, 2, 3]);
+        for (clean, spreading) in conditions {
+            let state = State { clean, spreading, ..sample() };
+            assert_eq!(parse_state(&emit_state(&state)), Ok(state));
+        }
+        let mut bytes = emit_state(&sample());
+        bytes[31] = 4;
+        assert_eq!(parse_state(&bytes), Err(Malformed));
     }
 
     #[test]
@@ -494,6 +553,9 @@ mod tests {
             Change::Scrubbed { scrubs: scrubs() },
             Change::VolumeReserved { id: VolumeId(3), reservations: [7, 8].into() },
             Change::VolumeCreated { id: VolumeId(4), volume: with_attributes(volume) },
+            added(),
+            Change::Spreading { going: true },
+            Change::Spreading { going: false },
         ];
         let bytes = emit_changes(&changes);
         assert_eq!(parse_changes(&bytes), Ok(changes));

@@ -13,10 +13,10 @@ use uuid::Uuid;
 pub const MAGIC: [u8; 8] = *b"DRYSTONE";
 
 /// The version of everything on a member that this program has opened to write. Newer ones are refused.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
-/// The oldest version that is still read. What it stores means the same in version 4; see `ends::mend` for how its
-/// members become members of version 4.
+/// The oldest version that is still read. What it stores means the same in version 5; see `ends::mend` for how its
+/// members become members of version 5.
 pub const VERSION_MIN: u32 = 3;
 
 /// The feature bits that this program knows: none so far. A member with others is refused.
@@ -159,12 +159,14 @@ mod tests {
         assert_eq!(bytes.len(), 4096);
         assert_eq!(Superblock::parse(&bytes, ByteOffset(0)), Ok(sample()));
         assert_eq!(&bytes[..8], b"DRYSTONE");
-        assert_eq!(&bytes[8..24], [4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        let old = Superblock { version: 3, ..sample() };
-        let old_bytes = old.emit(ByteOffset(0));
-        assert_eq!(&old_bytes[8..12], [3, 0, 0, 0]);
-        assert_eq!((&old_bytes[..8], &old_bytes[12..SUM_AT]), (&bytes[..8], &bytes[12..SUM_AT]));
-        assert_eq!(Superblock::parse(&old_bytes, ByteOffset(0)), Ok(old));
+        assert_eq!(&bytes[8..24], [5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        for version in [3u8, 4] {
+            let old = Superblock { version: version.into(), ..sample() };
+            let old_bytes = old.emit(ByteOffset(0));
+            assert_eq!(&old_bytes[8..12], [version, 0, 0, 0]);
+            assert_eq!((&old_bytes[..8], &old_bytes[12..SUM_AT]), (&bytes[..8], &bytes[12..SUM_AT]));
+            assert_eq!(Superblock::parse(&old_bytes, ByteOffset(0)), Ok(old));
+        }
         assert_eq!(bytes[39], 1, "pool uuid ends at 40");
         assert_eq!(&bytes[56..58], [3, 0], "member id");
         assert_eq!(&bytes[82..88], [4, 0, b't', b'a', b'n', b'k']);

@@ -127,20 +127,82 @@ impl Votes {
             generation: log.generation_next() - 1,
             alive: true,
         };
+        match is_planted(core, Planted::RejoinWithoutLog) {
+            true => vote.cursor = Some(Cursor { generation: vote.generation + 1, offset: ByteLen(0) }),
+            false => self.bring_up(core, &mut vote, state).await?,
+        }
+        self.votes.push(vote);
+        Ok(())
+    }
+
+    /// Writes the state at the present position to a vote, in a new generation.
+    pub async fn bring_up(&self, core: &Core, vote: &mut Vote, state: &State) -> Result<(), PoolError> {
         let body = emit_state(state);
-        if frame_len(body.len() as u64) > vote.area.generation_len.0 {
+        let len = body.len() as u64; // widening
+        if frame_len(len) > vote.area.generation_len.0 {
             return Err(PoolError::LogFull(LOG_FULL));
         }
-        let cursor = Cursor { generation: vote.generation + 1, offset: ByteLen(0) };
-        let header = self.header(Kind::Checkpoint, cursor.generation, self.position.link, body.len() as u64); // widening
-        let disk = member.disk.as_ref().expect("a member that is back is there");
-        let written = match is_planted(core, Planted::RejoinWithoutLog) {
-            true => Ok(cursor),
-            false => append(core, disk, vote.area, cursor, &header, &body, Patience::Opening).await,
-        };
+        let generation = vote.cursor.map_or(vote.generation, |c| c.generation) + 1;
+        let cursor = Cursor { generation, offset: ByteLen(0) };
+        let header = self.header(Kind::Checkpoint, generation, self.position.link, len);
+        let disk = vote.place.disk().expect("a member that has a vote is there");
+        let written = append(core, disk, vote.area, cursor, &header, &body, Patience::Opening).await;
         let path = disk.path().to_owned();
         vote.cursor = Some(written.map_err(|errno| PoolError::Disk { path, what: "written", errno })?);
-        self.votes.push(vote);
+        Ok(())
+    }
+
+    /// Commits the addition of members. Their logs have the state before it and come to know of it last, when a majority
+    /// of the votes so far has it; it is done when a majority of all votes has it (`quorum`).
+    pub async fn admit(
+        &mut self,
+        core: &Core,
+        after: &State,
+        changes: &[Change],
+        mut joining: Vec<Vote>,
+    ) -> Result<Committed, PoolError> {
+        if is_planted(core, Planted::NewVotesFirst) {
+            self.members = after.members.len();
+            joining.append(&mut self.votes);
+            self.votes = joining;
+            return self.commit(core, after, changes).await;
+        }
+        let mut committed = self.commit(core, after, changes).await?;
+        for vote in &mut joining {
+            // One that failed is lost like any other member.
+            if self.bring_up(core, vote, after).await.is_err() {
+                vote.alive = false;
+                committed.lost.push((vote.voter, Errno::EIO));
+            }
+        }
+        self.members = after.members.len();
+        self.votes.append(&mut joining);
+        let tally = self.tally();
+        if !(tally.is_majority() || self.forced) {
+            self.frozen = true;
+            return Err(PoolError::Frozen);
+        }
+        Ok(committed)
+    }
+
+    /// Whether there would be a majority with these members added, and whether their logs have room for the state.
+    pub fn could_admit(&self, after: &State, joining: &[LogArea]) -> Result<(), PoolError> {
+        if self.frozen {
+            return Err(PoolError::Frozen);
+        }
+        let len = frame_len(emit_state(after).len() as u64); // widening
+        let areas = self.votes.iter().filter(|v| v.alive).map(|v| &v.area).chain(joining);
+        if areas.into_iter().any(|area| len > area.generation_len.0 / 2) {
+            return Err(PoolError::LogFull(LOG_FULL));
+        }
+        let members = after.members.len();
+        let counts = |v: &&Vote| v.alive && (v.voter != Voter::Witness || witness_counts(members));
+        let present = self.votes.iter().filter(counts).count() + joining.len();
+        if !(Tally { present, total: votes_of(members) }).is_majority() {
+            return Err(PoolError::Invalid(
+                "so many drives at a time would have more votes than are here".to_owned(),
+            ));
+        }
         Ok(())
     }
 
@@ -270,6 +332,7 @@ fn is_forgotten(core: &Core, changes: &[Change]) -> bool {
     let forgotten = |change: &Change| match change {
         Change::SlotAllocated { .. } => is_planted(core, Planted::AllocationNotCommitted),
         Change::SlotFreed { .. } => is_planted(core, Planted::FreeNotCommitted),
+        Change::SlotMoved { .. } => is_planted(core, Planted::MoveNotCommitted),
         _ => false,
     };
     !changes.is_empty() && changes.iter().all(forgotten)
@@ -278,12 +341,16 @@ fn is_forgotten(core: &Core, changes: &[Change]) -> bool {
 /// Whether a change makes the state larger.
 fn grows(change: &Change) -> bool {
     match change {
-        Change::VolumeCreated { .. } | Change::VolumeGrown { .. } | Change::SlotAllocated { .. } => true,
+        Change::VolumeCreated { .. }
+        | Change::VolumeGrown { .. }
+        | Change::SlotAllocated { .. }
+        | Change::MemberAdded { .. } => true,
         Change::VolumeReserved { reservations, .. } => !reservations.is_empty(),
         Change::Opened { .. }
         | Change::Closed
         | Change::MemberState { .. }
         | Change::MemberNamed { .. }
+        | Change::Spreading { .. }
         | Change::VolumeRenamed { .. }
         | Change::VolumeDestroyed { .. }
         | Change::SlotFreed { .. }

@@ -28,8 +28,8 @@ pub fn park_ends_at_its_limit(fixture: &mut impl Fixture) {
 }
 
 pub fn memory_that_lasts_is_one_handle_s_alone_and_keeps_its_words(fixture: &mut impl Fixture) {
-    let (mut rig, path, there) = (Rig::new(fixture, 2), fixture.free_path(), fixture.has_lasting_memory());
-    let mut take = |core: usize, words| rig.drivers[core].lasting_memory(&path, words);
+    let (rig, path, there) = (Rig::new(fixture, 2), fixture.free_path(), fixture.has_lasting_memory());
+    let take = |core: usize, words| rig.drivers[core].lasting_memory(&path, words);
     if !there {
         assert_eq!(take(0, 64).err(), Some(Errno::EOPNOTSUPP));
         assert!(!path.exists(), "nothing is left behind");

@@ -4,6 +4,7 @@ mod attributes;
 mod damage;
 mod hostile;
 mod identity;
+mod joining;
 #[path = "../shared/payload.rs"]
 mod payload;
 mod rig;

@@ -72,6 +72,7 @@ pub fn healthy() -> PoolReport {
         votes_total: 4,
         epoch: 7,
         forced: false,
+        spreading: false,
         work: vec![],
         last_scrub: None,
         next_scrub_unix_ns: Some(1_765_756_800_000_000_000),
@@ -145,6 +146,29 @@ do        connect ata-ST500DM002_Z3T0A1A again; it is brought up to date by itse
             drystone disk locate ata-ST500DM002_Z3T0A1A
 ";
     assert_eq!(pool_screen(&degraded(), PLAIN), expected);
+}
+
+#[test]
+fn a_pool_that_grows_is_safe_and_tells_how_far_it_is() {
+    let mut pool = healthy();
+    pool.spreading = true;
+    pool.work = vec![WorkReport {
+        kind: WorkKind::Spread,
+        done_bytes: 26_600_000_000,
+        total_bytes: 70 * GB,
+        bytes_per_second: 55_000_000,
+    }];
+    let text = pool_screen(&pool, PLAIN);
+    let line = "spread    [#######.............]  38 %   26.6 GB of 70.0 GB   55.0 MB/s   14 min left\n";
+    assert!(text.contains(line) && text.starts_with("tank      SAFE "), "{text}");
+    assert!(!text.contains("\ndo "), "nothing is to be done: {text}");
+    pool.work.clear();
+    assert!(
+        pool_screen(&pool, PLAIN)
+            .contains("\nspread    what is stored spreads over all drives while a daemon runs\n")
+    );
+    pool.drives[1].state = DriveState::Resyncing;
+    assert!(pool_screen(&pool, PLAIN).contains("over all drives when every drive is in sync again\n"));
 }
 
 #[test]

@@ -1,0 +1,71 @@
+//! Adding drives to a pool: the gate, the act, and what it gave in words.
+
+use super::failures::pool_failure;
+use super::service::Service;
+use crate::base::size::show_size;
+use crate::base::units::ByteLen;
+use crate::control::api::{DiskAdd, Failure, PoolReport};
+use crate::control::refusal::{Joined, admit_added};
+use crate::disk::inspect::Drive;
+use crate::pool::Pool;
+use crate::pool::balance;
+use crate::pool::report::PoolFacts;
+use std::path::PathBuf;
+
+impl Service {
+    pub(super) async fn add_disks(&self, add: DiskAdd) -> Result<String, Failure> {
+        let open = self.find_pool(add.pool.as_deref())?;
+        let drives = self.look_at(add.disks.clone()).await?;
+        let joined = self.joined(&open.pool, &drives).await;
+        admit_added(&add, &drives, Some(&joined))?;
+        let before = self.report(&open);
+        let disks: Vec<(PathBuf, String)> = drives.iter().map(|d| (d.path.clone(), d.name.clone())).collect();
+        open.pool.add_disks(&self.core, &disks).await.map_err(|e| pool_failure(&e))?;
+        self.remember(&open.pool, &before.name, &add.disks)?;
+        let facts = open.pool.facts();
+        Ok(told(&drives, &before, &self.report(&open), to_spread(&facts), self.target.is_some()))
+    }
+
+    /// What the pool is made of. Its own drives are looked at only where one of the new ones could be a part of them; one
+    /// that cannot be looked at is not compared with.
+    async fn joined(&self, pool: &Pool, new: &[Drive]) -> Joined {
+        let members = pool.facts().members;
+        let compared = new.iter().any(|d| d.kernel.is_some());
+        let mut drives = Vec::new();
+        for path in members.iter().filter(|_| compared).filter_map(|m| m.path.clone()) {
+            drives.extend(self.look_at(vec![path]).await.unwrap_or_default());
+        }
+        Joined { pool: pool.uuid(), members: members.iter().map(|m| m.uuid).collect(), drives }
+    }
+}
+
+/// Bytes that are to move until every drive is filled in proportion.
+fn to_spread(facts: &PoolFacts) -> ByteLen {
+    ByteLen(balance::plan(&facts.state).len() as u64 * facts.state.extent.0) // widening
+}
+
+/// What was added, and what the pool is now.
+fn told(drives: &[Drive], before: &PoolReport, after: &PoolReport, spread: ByteLen, serves: bool) -> String {
+    let mut lines: Vec<String> = drives.iter().map(|d| format!("+ {}", d.label())).collect();
+    let usable = |report: &PoolReport| {
+        let free = report.free_bytes.get(usize::from(report.copies.max(1) - 1)).copied().unwrap_or(0);
+        report.allocated_bytes.saturating_add(free)
+    };
+    let show = |report: &PoolReport| show_size(ByteLen(usable(report)));
+    let copies = if after.copies == 1 { "1 copy".to_owned() } else { format!("{} copies", after.copies) };
+    let spreading = match (spread.0, serves) {
+        (0, _) => String::new(),
+        (_, true) => format!(" Spreading {} over all drives: drystone status", show_size(spread)),
+        (_, false) => {
+            format!(" {} spread over all drives while a daemon runs: drystone serve", show_size(spread))
+        }
+    };
+    lines.push(format!("{}: {} -> {} usable, {copies}.{spreading}", after.name, show(before), show(after)));
+    lines.push(match usable(after) > usable(before) {
+        true => {
+            "Writes were never stopped. Room for a volume: drystone volume grow VOLUME --size SIZE".to_owned()
+        }
+        false => format!("There is no more usable space: {copies} need free space on as many drives"),
+    });
+    lines.join("\n")
+}

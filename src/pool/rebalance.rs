@@ -1,0 +1,136 @@
+//! Spreading: after drives were added, slots move to them until every member is filled in proportion to its size.
+//!
+//! That it goes on is in the state, so that a restart goes on with it; how far it is, the map tells (`balance`). A copy
+//! counts at its old place until it is whole at the new one, so that no slot ever has fewer than it had. Whatever makes
+//! copies anew comes first: nothing moves while some member lacks something that another has.
+
+use super::balance::{self, Move};
+use super::crew::{Outcome, move_all};
+use super::home::HomeRequest;
+use super::moving::Job;
+use super::shared::Shared;
+use super::state::{MemberState, State};
+use crate::base::units::MemberId;
+use crate::reactor::Core;
+use crate::reactor::sync::{lock, oneshot};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long is waited while something else comes first, or before what could not be moved is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
+
+/// Attempts in a row that move nothing before it is left as it is.
+const FRUITLESS_MAX: u32 = 6;
+
+/// What is to be done next.
+enum Step {
+    /// No slot is to be moved, or all lie as they should.
+    Nothing,
+    /// Something else comes first.
+    Wait,
+    Work(Vec<Move>),
+}
+
+/// Moves slots whenever members were added, until the pool closes.
+pub async fn run(core: Core, pool: Arc<Shared>) {
+    let mut passes = 0u32;
+    let mut fruitless = 0u32;
+    while !pool.is_closing() {
+        let wanted = pool.spread_wanted.ticket();
+        let pause = match next(&pool, passes) {
+            Step::Nothing => {
+                if is_spreading(&pool) {
+                    declare_spread(&pool).await;
+                }
+                (passes, fruitless) = (0, 0);
+                // A commit that failed is tried again.
+                if is_spreading(&pool) { TRY_AGAIN } else { Duration::from_secs(3600) }
+            }
+            Step::Wait => TRY_AGAIN,
+            Step::Work(moves) => {
+                passes += 1;
+                let Outcome { moved, stuck } = work(&core, &pool, moves).await;
+                let moved = moved > 0;
+                fruitless = if moved || stuck.is_empty() { 0 } else { fruitless + 1 };
+                if fruitless >= FRUITLESS_MAX {
+                    tracing::warn!("some slots cannot be moved; they stay where they are");
+                    declare_spread(&pool).await;
+                    (passes, fruitless) = (0, 0);
+                }
+                if moved { Duration::ZERO } else { TRY_AGAIN }
+            }
+        };
+        if !pool.is_closing() && pause > Duration::ZERO {
+            futures_util::future::select(wanted, core.sleep(pause)).await;
+        }
+    }
+}
+
+fn is_spreading(pool: &Shared) -> bool {
+    lock(&pool.live).state.spreading
+}
+
+/// The first pass goes all the way; another one follows only where clients took so much meanwhile that it is worth it.
+fn next(pool: &Shared, passes: u32) -> Step {
+    if !is_spreading(pool) {
+        return Step::Nothing;
+    }
+    let state = lock(&pool.live).state.clone();
+    if is_hindered(pool, &state) {
+        return Step::Wait;
+    }
+    let moves = if passes > 0 && balance::is_even(&state) { Vec::new() } else { balance::plan(&state) };
+    if moves.is_empty() { Step::Nothing } else { Step::Work(moves) }
+}
+
+/// Whether something comes first: a member lacks what others have, or what it has cannot be believed any more once it is
+/// elsewhere.
+fn is_hindered(pool: &Shared, state: &State) -> bool {
+    let out: BTreeSet<MemberId> =
+        state.members.iter().filter(|(_, m)| m.state != MemberState::Active).map(|(id, _)| *id).collect();
+    let waits = |id: &MemberId| {
+        // A member that is gone and holds nothing is in nobody's way.
+        state.members[id].state == MemberState::Resyncing || lock(&pool.live).free.in_use(*id) > 0
+    };
+    let failed_flush =
+        || pool.members_in_sync().iter().any(|m| m.disk.as_ref().is_some_and(|d| d.has_failed_flush()));
+    out.iter().any(waits) || failed_flush()
+}
+
+/// Does the moves that are still right when their turn comes.
+async fn work(core: &Core, pool: &Arc<Shared>, moves: Vec<Move>) -> Outcome {
+    tracing::info!(slots = moves.len(), "spreading slots over all drives");
+    let wanted = |task: &Move| job_of(pool, task);
+    let outcome = move_all(core, pool, &pool.spread_progress, moves, wanted).await;
+    if !outcome.stuck.is_empty() {
+        tracing::info!(moved = outcome.moved, stuck = ?outcome.stuck, "some slots were not moved");
+    }
+    outcome
+}
+
+/// The job of a move, if the slot still lies where it lay and nothing came in between.
+fn job_of(pool: &Shared, Move { volume, slot, from, to }: &Move) -> Option<Job> {
+    let live = lock(&pool.live);
+    let record = live.state.volumes.get(volume)?.slots.get(slot)?;
+    let from = record.copies.iter().find(|c| c.member == *from)?;
+    let is_calm = record.copies.iter().all(|c| live.state.is_in_sync(c.member)) && live.state.is_in_sync(*to);
+    let taken = record.copies.iter().any(|c| c.member == *to);
+    let job = Job { volume: *volume, slot: *slot, stamp: record.stamp, from: *from, to: Some(*to) };
+    (is_calm && !taken && !resyncs(&live.state)).then_some(job)
+}
+
+fn resyncs(state: &State) -> bool {
+    state.members.values().any(|m| matches!(m.state, MemberState::Resyncing | MemberState::Rebuilding))
+}
+
+/// Commits that slots lie as they should.
+async fn declare_spread(pool: &Shared) {
+    let members = lock(&pool.live).state.members.len();
+    let (answer, asked) = oneshot();
+    if pool.home.send(HomeRequest::Spread { members, answer }).is_ok() {
+        // If it cannot be committed it is found again at the next look.
+        let _ = asked.await;
+        tracing::info!("slots are spread over all drives");
+    }
+}
