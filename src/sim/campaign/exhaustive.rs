@@ -10,6 +10,7 @@ use super::plan::{Fault, Options, Plan, VolumeSpec};
 use super::report::{Failure, Oracle, Verdict};
 use super::run::Loaded;
 use crate::base::units::ByteLen;
+use crate::pool::planted::Planted;
 use crate::pool::{OpenPlan, Pool, PoolError, VolumePlan};
 use crate::reactor::Core;
 use crate::reactor::sync::lock;
@@ -270,8 +271,16 @@ fn check_other(pool: &Pool, script: Script, done: usize) -> Verdict {
 
 /// Crashes at every change of the script, and again at changes of the recovery. Gives the number of crashes.
 pub fn crash_everywhere(script: Script, seed: u64, extent: Extent) -> Verdict<u64> {
+    crash_everywhere_with(Planted::None, script, seed, extent)
+}
+
+/// The same for a program that has a bug.
+pub fn crash_everywhere_with(planted: Planted, script: Script, seed: u64, extent: Extent) -> Verdict<u64> {
     let rebuild_after = if script == Script::Rebuild { Duration::ZERO } else { Duration::from_secs(600) };
-    let mut machine = machine(seed, 3, 2, rebuild_after);
+    // Two and a witness have one majority more to lose than three.
+    let drives = if script == Script::Add { 2 } else { 3 };
+    let mut machine = machine(seed, drives, 2, rebuild_after);
+    machine.options.planted = planted;
     machine.set_stage(script)?;
     let (scene, model) = (machine.scene(), machine.field.model.borrow().clone());
     let mut crashes = 0;
