@@ -189,9 +189,7 @@ pub async fn clear_member(core: &Core, disk: &Disk, layout: &MemberLayout) -> Re
     write_bytes(core, disk, ByteOffset(0), &zeroes, Patience::Opening).await?;
     write_bytes(core, disk, ByteOffset(layout.size.0 - zeroes.len() as u64), &zeroes, Patience::Opening)
         .await?; // widening
-    for half in 0..2 {
-        write_bytes(core, disk, layout.log_start(half), &zeroes, Patience::Opening).await?;
-    }
+    write_bytes(core, disk, layout.log_start(0), &zeroes, Patience::Opening).await?;
     DirtyLog::format(core, disk, layout).await
 }
 
@@ -214,6 +212,12 @@ pub async fn write_superblocks(
         write_bytes(core, disk, at, &sb.emit(at), Patience::Opening).await?;
     }
     Ok(())
+}
+
+/// Takes away the beginning of what an earlier use of the drive left in the other half of the log area.
+pub async fn clear_other_half(core: &Core, disk: &Disk, layout: &MemberLayout) -> Result<(), Errno> {
+    let zeroes = vec![0; ByteLen(BLOCK).as_usize()];
+    write_bytes(core, disk, layout.log_start(1), &zeroes, Patience::Opening).await
 }
 
 /// Takes the superblocks away again.

@@ -10,8 +10,10 @@ use super::plan::{Fault, Options, Plan, VolumeSpec};
 use super::report::{Failure, Oracle, Verdict};
 use super::run::Loaded;
 use crate::base::units::ByteLen;
-use crate::pool::{Pool, PoolError, VolumePlan};
+use crate::pool::planted::Planted;
+use crate::pool::{OpenPlan, Pool, PoolError, VolumePlan};
 use crate::reactor::Core;
+use crate::reactor::sync::lock;
 use crate::sim::{Crash, DiskShape, Stop};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -26,9 +28,14 @@ pub enum Script {
     Resync,
     /// What a drive that is gone had is made anew; then everything is scrubbed.
     Rebuild,
+    /// A drive is added, and slots are spread over all of them; then everything is scrubbed.
+    Add,
 }
 
-pub const SCRIPTS: [Script; 3] = [Script::Volumes, Script::Resync, Script::Rebuild];
+pub const SCRIPTS: [Script; 4] = [Script::Volumes, Script::Resync, Script::Rebuild, Script::Add];
+
+/// The drive that a script adds.
+const SPARE: &str = "/dev/s0";
 
 /// How much of an exhaustive mode is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,6 +54,7 @@ fn machine(seed: u64, drives: usize, copies: u8, rebuild_after: Duration) -> Mac
     let volume = VolumeSpec { size: ByteLen(4 << 20), copies, unit: None, checksums: true };
     let plan = Plan {
         drives: vec![DiskShape::flash(ByteLen(72_000_000)); drives],
+        spares: vec![DiskShape::flash(ByteLen(72_000_000))],
         extent: None,
         cores: 1,
         cache: ByteLen(1 << 20),
@@ -77,7 +85,7 @@ impl Machine {
         self.create_pool()?;
         let life = self.first_life()?;
         self.work(&life)?;
-        if script != Script::Volumes {
+        if matches!(script, Script::Resync | Script::Rebuild) {
             self.touch(0);
             self.disk(0).unplug();
             self.work(&life)?;
@@ -114,6 +122,9 @@ impl Machine {
     /// Opens after the crash, waits until everything is in sync, checks all of it, and closes.
     fn recover_from(&mut self, script: Script, done: usize) -> Verdict {
         self.note_end();
+        if script == Script::Add && done == 0 {
+            self.check_halves()?;
+        }
         let life = self.open()?;
         check_extents(&life.pool)?;
         check_other(&life.pool, script, done)?;
@@ -125,6 +136,46 @@ impl Machine {
         }
         let life = self.check_scrub(life, Rotten::Nothing)?;
         self.close(life)?;
+        Ok(())
+    }
+
+    /// However those who have votes are parted, never do both halves open.
+    fn check_halves(&mut self) -> Verdict {
+        let scene = self.scene();
+        let drives = self.disks.len() + self.spares.len();
+        for half in 0..1u32 << drives {
+            let mut opened = Vec::new();
+            for (part, with_witness) in [(half, true), (!half, false)] {
+                self.set_scene(&scene);
+                let handles: Vec<_> =
+                    self.disks.iter().chain(self.spares.iter().map(|(path, _)| path)).cloned().collect();
+                let here = |at: &usize| part >> *at & 1 == 1;
+                let plan = OpenPlan {
+                    disks: (0..drives).filter(here).map(|at| handles[at].clone()).collect(),
+                    ..self.open_plan()
+                };
+                if !with_witness && self.witness().is_some() {
+                    self.world.remove_disk(self.witness_path());
+                }
+                match self.attempt_by(plan)? {
+                    Attempt::Opened(life) => {
+                        opened.push(part);
+                        self.end(*life)?;
+                    }
+                    Attempt::Refused(_) => {}
+                    Attempt::Crashed => {
+                        return Err(Failure::new(Oracle::Liveness, "crashed without an order"));
+                    }
+                }
+            }
+            if opened.len() > 1 {
+                return Err(Failure::new(
+                    Oracle::Quorum,
+                    format!("both halves open: {half:b} and the others"),
+                ));
+            }
+        }
+        self.set_scene(&scene);
         Ok(())
     }
 
@@ -176,6 +227,14 @@ async fn perform(core: &Core, pool: Pool, script: Script, progress: &Progress) -
             }
             pool.scrub(core).await?;
         }
+        Script::Add => {
+            pool.add_disks(core, &[(SPARE.into(), SPARE.to_owned())]).await?;
+            step();
+            while lock(&pool.shared().live).state.spreading {
+                core.sleep(Duration::from_millis(100)).await;
+            }
+            pool.scrub(core).await?;
+        }
         Script::Rebuild => {
             while pool.facts().volumes.iter().any(|v| v.below_promise.0 > 0) {
                 core.sleep(Duration::from_millis(100)).await;
@@ -212,8 +271,16 @@ fn check_other(pool: &Pool, script: Script, done: usize) -> Verdict {
 
 /// Crashes at every change of the script, and again at changes of the recovery. Gives the number of crashes.
 pub fn crash_everywhere(script: Script, seed: u64, extent: Extent) -> Verdict<u64> {
+    crash_everywhere_with(Planted::None, script, seed, extent)
+}
+
+/// The same for a program that has a bug.
+pub fn crash_everywhere_with(planted: Planted, script: Script, seed: u64, extent: Extent) -> Verdict<u64> {
     let rebuild_after = if script == Script::Rebuild { Duration::ZERO } else { Duration::from_secs(600) };
-    let mut machine = machine(seed, 3, 2, rebuild_after);
+    // Two and a witness have one majority more to lose than three.
+    let drives = if script == Script::Add { 2 } else { 3 };
+    let mut machine = machine(seed, drives, 2, rebuild_after);
+    machine.options.planted = planted;
     machine.set_stage(script)?;
     let (scene, model) = (machine.scene(), machine.field.model.borrow().clone());
     let mut crashes = 0;

@@ -9,7 +9,7 @@ use crate::base::prng::Prng;
 use crate::pool::create::witness_path;
 use crate::pool::{self, CreatePlan, OpenPlan, Pool, PoolError, VolumePlan};
 use crate::reactor::Core;
-use crate::sim::{Crash, DiskHandle, Image, Process, Stop, World};
+use crate::sim::{Crash, DiskHandle, DiskShape, Image, Process, Stop, World};
 use crate::volume::{Handle, Volume};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -33,6 +33,8 @@ pub struct Machine {
     /// Where the members may be found.
     pub disks: Vec<PathBuf>,
     members: Vec<DiskHandle>,
+    /// Drives that are no members yet; looked at when the pool is opened, for one of them may be about to be.
+    pub spares: Vec<(PathBuf, DiskHandle)>,
     /// Other drives that are looked at when the pool is opened.
     pub strangers: Vec<PathBuf>,
     /// Members as they were between two earlier lives.
@@ -83,6 +85,11 @@ impl Machine {
         let disks: Vec<PathBuf> = (0..plan.drives.len()).map(path).collect();
         let members =
             disks.iter().zip(&plan.drives).map(|(path, shape)| world.add_disk(path, *shape)).collect();
+        let spare = |(i, shape): (usize, &DiskShape)| {
+            let path = PathBuf::from(format!("/dev/s{i}"));
+            (path.clone(), world.add_disk(path, *shape))
+        };
+        let spares = plan.spares.iter().enumerate().map(spare).collect();
         let openings_are_cut_off = plan.has(Fault::CrashInRecovery);
         Machine {
             field: Rc::new(Field::new(plan.volumes.clone(), plan.has(Fault::Beyond))),
@@ -92,6 +99,7 @@ impl Machine {
             options: options.clone(),
             disks,
             members,
+            spares,
             dead: BTreeSet::new(),
             plan_had_operator: had_operator,
             strangers: Vec::new(),
@@ -119,6 +127,22 @@ impl Machine {
 
     pub fn disk(&self, index: usize) -> DiskHandle {
         self.members[index].clone()
+    }
+
+    /// A spare drive is a member now: the next one.
+    pub fn join(&mut self, path: &Path) {
+        if let Some(at) = self.spares.iter().position(|(spare, _)| spare == path) {
+            let (path, disk) = self.spares.remove(at);
+            self.disks.push(path);
+            self.members.push(disk);
+        }
+    }
+
+    /// The last member is none again: everything is put back.
+    pub fn unjoin(&mut self) {
+        let last = self.disks.pop().zip(self.members.pop());
+        self.spares.extend(last);
+        self.spares.sort_by(|(a, _), (b, _)| a.cmp(b));
     }
 
     /// The path that names a member now.
@@ -223,6 +247,7 @@ impl Machine {
             self.world.crash_no_more();
             match attempt {
                 Attempt::Opened(life) => {
+                    self.meet_members(&life.pool);
                     self.check_ledger(&life.pool)?;
                     self.take_dead_away(&life.pool);
                     return Ok(*life);
@@ -263,7 +288,13 @@ impl Machine {
 
     pub fn open_plan(&self) -> OpenPlan {
         OpenPlan {
-            disks: self.disks.iter().chain(&self.strangers).cloned().collect(),
+            disks: self
+                .disks
+                .iter()
+                .chain(self.spares.iter().map(|(p, _)| p))
+                .chain(&self.strangers)
+                .cloned()
+                .collect(),
             pool: None,
             witness_folder: WITNESS_FOLDER.into(),
             force: false,

@@ -314,6 +314,7 @@ impl Machine {
         let mut fleet = self.launch(life);
         self.disturb(&fleet, on);
         let ended = self.sail(life, &mut fleet, operated);
+        self.meet_joined();
         on.set(false);
         let ended = match ended {
             Ok(Loaded::Done) => self.await_goodbyes(life, &fleet, &service),

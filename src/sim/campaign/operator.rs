@@ -1,4 +1,5 @@
-//! The operator: makes, grows, renames and destroys volumes, begins scrubs and gives up drives, while clients work.
+//! The operator: makes, grows, renames and destroys volumes, begins scrubs, gives up drives and adds others, while clients
+//! work.
 //!
 //! What was answered is in the ledger for good. Volumes of the operator have numbers of their own in the model, each
 //! one a new number, so that what an extent held for another volume would be seen. They are used from the home core.
@@ -19,6 +20,7 @@ use crate::volume::Volume;
 use futures_util::future::join;
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +46,9 @@ struct Operator {
     sizes: Vec<u64>,
     /// Drives that are gone may be given up.
     gives_up: bool,
+    /// Drives to be added, and before which step.
+    adds: Vec<PathBuf>,
+    adds_at: u64,
 }
 
 impl Machine {
@@ -58,6 +63,7 @@ impl Machine {
         }
         done.set(false);
         let steps = 1 + self.prng.below(10);
+        let (adds, adds_at) = self.to_add(steps);
         let operator = Operator {
             field: self.field.clone(),
             pool: life.pool.clone(),
@@ -66,6 +72,8 @@ impl Machine {
             spec: self.spec_of_operator(),
             sizes: self.plan.volumes.iter().map(|v| v.size.0).collect(),
             gives_up: self.plan.is_mirrored() && !self.plan.has(Fault::Beyond),
+            adds,
+            adds_at,
         };
         self.step(format!("an operator does {steps} things"));
         let ended = done.clone();
@@ -76,9 +84,38 @@ impl Machine {
         done
     }
 
+    /// Spare drives that he adds, and when.
+    fn to_add(&mut self, steps: u64) -> (Vec<PathBuf>, u64) {
+        if self.spares.is_empty() {
+            return (Vec::new(), 0);
+        }
+        let count = usize::try_from(self.prng.below(1 + self.spares.len() as u64)).expect("a few"); // widening
+        let paths: Vec<PathBuf> = self.spares.iter().take(count).map(|(path, _)| path.clone()).collect();
+        if count > 0 {
+            self.step(format!("he adds {paths:?}"));
+        }
+        (paths, self.prng.below(steps))
+    }
+
+    /// What the operator was told to have added.
+    pub fn meet_joined(&mut self) {
+        let joined = self.field.joined.take();
+        joined.iter().for_each(|path| self.join(path));
+    }
+
+    /// What an opening tells: whether drives were added whose addition was not answered.
+    pub fn meet_members(&mut self, pool: &Pool) {
+        for member in pool.facts().members {
+            if usize::from(member.id.0) >= self.disks.len() {
+                self.step(format!("{} is a member", member.name));
+                self.join(Path::new(&member.name));
+            }
+        }
+    }
+
     /// Volumes that bear as much as those of the plan do.
     fn spec_of_operator(&mut self) -> VolumeSpec {
-        let drives = u8::try_from(self.disks.len()).expect("5 at most");
+        let drives = u8::try_from(self.disks.len()).expect("a few");
         let copies = u8::try_from(self.plan.spare() + 1).expect("3 at most").min(drives);
         let marked = copies == 1 || self.plan.volumes.iter().all(|v| v.checksums);
         VolumeSpec {
@@ -120,7 +157,12 @@ impl Machine {
 
 impl Operator {
     async fn work(mut self, steps: u64) {
-        for _ in 0..steps {
+        for step in 0..steps {
+            if step == self.adds_at && !self.adds.is_empty() {
+                if let Err(failure) = self.add().await {
+                    self.field.fail(failure);
+                }
+            }
             let most = pick(&mut self.prng, &[3_000_000, 30_000_000, 300_000_000, 2_000_000_000]);
             let pause = Duration::from_nanos(self.prng.below(most));
             self.core.sleep(pause).await;
@@ -146,6 +188,26 @@ impl Operator {
             (7, Some(number)) => self.destroy(number).await,
             (_, Some(number)) => self.use_one(number).await,
         }
+    }
+
+    /// Drives are added. What is not answered, or fails with the majority, is known after the next opening.
+    async fn add(&mut self) -> Verdict {
+        let paths = std::mem::take(&mut self.adds);
+        let disks: Vec<(PathBuf, String)> =
+            paths.iter().map(|path| (path.clone(), path.display().to_string())).collect();
+        self.field.counts.borrow_mut().operations += 1;
+        self.field.joining.set(true);
+        let added = self.pool.add_disks(&self.core, &disks).await;
+        self.field.joining.set(matches!(added, Err(PoolError::Frozen)));
+        match added {
+            Ok(()) => self.field.joined.borrow_mut().extend(paths),
+            // With too few votes, or none, there is no joining.
+            Err(_) if self.field.may_lack_space.get() => {}
+            Err(error) => {
+                return Err(Failure::new(Oracle::Answers, format!("drives were not added: {error}")));
+            }
+        }
+        Ok(())
     }
 
     /// The numbers of the volumes that are not of the plan.

@@ -7,6 +7,7 @@ use super::report::{Failure, Oracle, Verdict};
 use super::workload::verify;
 use crate::base::units::{ByteLen, MemberId};
 use crate::pool::Pool;
+use crate::pool::balance::is_even;
 use crate::pool::member::Member;
 use crate::pool::quorum::witness_counts;
 use crate::pool::report::PoolFacts;
@@ -110,7 +111,8 @@ impl Machine {
         self.touched.retain(|i| !plugged.contains(i));
         self.rebuilt.retain(|i| self.touched.contains(i));
         self.step("in sync");
-        self.await_rebuild(life)
+        self.await_rebuild(life)?;
+        self.await_spread(life)
     }
 
     /// What lay on drives that stay away gets its copies elsewhere, if there is room; more may be lost then.
@@ -141,6 +143,37 @@ impl Machine {
             self.rebuilt = self.touched.clone();
         }
         Ok(())
+    }
+
+    /// Slots come to lie as they should on members that were added, where nothing keeps them from it.
+    fn await_spread(&mut self, life: &Life) -> Verdict {
+        let shared = life.pool.shared();
+        let failed = |m: &Member| m.disk.as_ref().is_some_and(|d| d.has_failed_flush());
+        let spreading = || lock(&shared.live).state.spreading;
+        if !self.touched.is_empty() || shared.all_members().iter().any(|m| failed(m)) || !spreading() {
+            return Ok(());
+        }
+        let looks = std::cell::Cell::new(0u32);
+        let done = || {
+            looks.set(looks.get() + 1);
+            looks.get().is_multiple_of(64) && !spreading()
+        };
+        if let Err(stop) = self.world.run(&life.process.cores, LIMIT, done) {
+            let members = life.pool.facts().members;
+            let used: Vec<String> =
+                members.iter().map(|m| format!("{:?} {:?} {:?}", m.id, m.state, m.used)).collect();
+            let what = format!("slots are not spread: {}; {stop}", used.join(", "));
+            return Err(Failure::new(Oracle::Liveness, what));
+        }
+        self.step("spread");
+        self.field.counts.borrow_mut().spread += 1;
+        // What cannot be read, or was not written well, stays where it is.
+        let alone = !self.plan.is_mirrored() || self.plan.has(Fault::Beyond);
+        let even = is_even(&lock(&shared.live).state);
+        match even || alone {
+            true => Ok(()),
+            false => Err(Failure::new(Oracle::Extents, "slots are said to be spread and are not")),
+        }
     }
 
     /// Members that nothing happened to are in sync.
@@ -193,7 +226,7 @@ impl Machine {
     pub fn remove_in_turn(&mut self, life: Life) -> Verdict {
         let facts = life.pool.facts();
         // A witness that was lost has no vote before the next opening.
-        if self.witness_lost {
+        if self.witness_lost || self.field.joining.get() {
             self.world.power_cut();
             self.end(life)?;
             self.note_end();
@@ -232,12 +265,15 @@ impl Machine {
     /// The content of all drives and the witness. Nothing runs.
     pub fn scene(&self) -> Scene {
         let members = (0..self.disks.len()).map(|i| self.disk(i).snapshot()).collect();
-        Scene { members, witness: self.witness().map(|w| w.snapshot()) }
+        let spares = self.spares.iter().map(|(_, disk)| disk.snapshot()).collect();
+        Scene { members, spares, witness: self.witness().map(|w| w.snapshot()) }
     }
 
     /// Puts the content back. Nothing runs.
-    pub fn set_scene(&self, scene: &Scene) {
+    pub fn set_scene(&mut self, scene: &Scene) {
+        (scene.members.len()..self.disks.len()).for_each(|_| self.unjoin());
         scene.members.iter().enumerate().for_each(|(i, image)| self.disk(i).restore(image));
+        self.spares.iter().zip(&scene.spares).for_each(|((_, disk), image)| disk.restore(image));
         match (self.witness(), &scene.witness) {
             (Some(witness), Some(image)) => witness.restore(image),
             (Some(_), None) => self.world.remove_disk(self.witness_path()),
@@ -266,7 +302,9 @@ impl Machine {
         // A resync that ended with the power may count or not; a copy that was made anew may have been committed.
         let some = |state: MemberState| before.members.iter().any(|m| m.state == state);
         let bettered = returned || some(MemberState::Rebuilding);
-        if (lost > said || lost < said && !bettered) && !some(MemberState::Resyncing) {
+        // What was moving when the power went may lie where it was or where it was to be.
+        let moved = before.state.spreading;
+        if (lost > said || lost < said && !bettered) && !some(MemberState::Resyncing) && !moved {
             let what = format!("without drive {index} {lost} bytes are lost, said were {said}");
             return Err(Failure::new(Oracle::Honesty, what));
         }
@@ -284,6 +322,7 @@ impl Machine {
 #[derive(Clone)]
 pub struct Scene {
     members: Vec<Image>,
+    spares: Vec<Image>,
     witness: Option<Image>,
 }
 

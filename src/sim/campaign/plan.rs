@@ -132,6 +132,9 @@ impl Default for Options {
     }
 }
 
+/// Drives that are added in a run, at most.
+const SPARES_MAX: u64 = 2;
+
 /// Drives and volumes of the largest runs.
 const DRIVES_MAX: usize = 5;
 const VOLUMES_MAX: usize = 3;
@@ -149,6 +152,8 @@ pub struct VolumeSpec {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub drives: Vec<DiskShape>,
+    /// Drives that an operator may add.
+    pub spares: Vec<DiskShape>,
     pub extent: Option<ByteLen>,
     pub cores: u16,
     /// Memory for regions, bytes: little of it, so that regions are forgotten and loaded again.
@@ -182,7 +187,8 @@ impl Plan {
 /// The plan of a seed.
 pub fn plan(seed: u64, options: &Options) -> Plan {
     let mut root = Prng::from_seed(seed ^ 0xca3b_a160_0000_0001);
-    let [mut shapes, mut volumes, mut dials, mut size, mut rebuild] = [(); 5].map(|()| root.fork());
+    let [mut shapes, mut volumes, mut dials, mut size, mut rebuild, mut spares] =
+        [(); 6].map(|()| root.fork());
     let mut drives: Vec<DiskShape> = (0..drive_count(&mut shapes)).map(|_| drive(&mut shapes)).collect();
     let extent = pick(&mut shapes, &[None, None, None, Some(2 << 20), Some(4 << 20)]);
     let count = 1 + volumes.below(3);
@@ -200,7 +206,10 @@ pub fn plan(seed: u64, options: &Options) -> Plan {
         _ => dials.below(3) > 0,
     };
     let drawn: Vec<Fault> = FAULTS.into_iter().filter(|fault| is_drawn(fault)).collect();
+    let faults: Vec<Fault> = drawn.into_iter().filter(|f| !options.without.contains(f)).collect();
+    let most = if faults.contains(&Fault::Operator) { spares.below(4) } else { 0 };
     Plan {
+        spares: (0..most.min(SPARES_MAX)).map(|_| drive(&mut spares)).collect(),
         extent: extent.map(ByteLen),
         cores: pick(&mut shapes, &[1, 2, 2]),
         cache: ByteLen(pick(&mut shapes, &[0, 0, 1 << 20, 8 << 20])),
@@ -209,7 +218,7 @@ pub fn plan(seed: u64, options: &Options) -> Plan {
         requests: (10 + size.below(60)).min(options.requests_max),
         rounds: (1 + size.below(4)).min(options.rounds_max),
         rebuild_after: pick(&mut rebuild, &[0, 5, 200, 3000, 600_000].map(Duration::from_millis)),
-        faults: drawn.into_iter().filter(|f| !options.without.contains(f)).collect(),
+        faults,
         drives,
     }
 }

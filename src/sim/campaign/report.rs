@@ -87,6 +87,8 @@ pub struct Counts {
     pub members_removed: u64,
     /// Times that all copies of drives that stayed away were made anew.
     pub rebuilt: u64,
+    /// Slots were spread over drives that had been added.
+    pub spread: u64,
     pub connections: u64,
     pub connections_lost: u64,
     /// Changes whose connection died before they were answered.
@@ -105,6 +107,7 @@ impl std::ops::AddAssign for Counts {
         self.sectors_judged += other.sectors_judged;
         self.members_removed += other.members_removed;
         self.rebuilt += other.rebuilt;
+        self.spread += other.spread;
         self.connections += other.connections;
         self.connections_lost += other.connections_lost;
         self.outcomes_unknown += other.outcomes_unknown;
@@ -116,7 +119,7 @@ impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} requests ({} failed), {} crashes ({} during recovery), {} members lost, {} removed in turn, {} rebuilt, {} connections ({} lost, {} outcomes unknown), {} operations, {} sectors judged",
+            "{} requests ({} failed), {} crashes ({} during recovery), {} members lost, {} removed in turn, {} rebuilt, {} spread, {} connections ({} lost, {} outcomes unknown), {} operations, {} sectors judged",
             self.requests,
             self.failed_requests,
             self.crashes,
@@ -124,6 +127,7 @@ impl fmt::Display for Counts {
             self.members_lost,
             self.members_removed,
             self.rebuilt,
+            self.spread,
             self.connections,
             self.connections_lost,
             self.outcomes_unknown,

@@ -146,6 +146,7 @@ impl Machine {
         let field = self.field.clone();
         let done = || ended.get() == clients && operated.get() || field.failure.borrow().is_some();
         let result = self.world.run(&life.process.cores, LIMIT, done);
+        self.meet_joined();
         if let Some(failure) = self.field.failure.take() {
             return Err(failure);
         }
@@ -210,7 +211,9 @@ impl Machine {
     }
 
     fn reopen(&mut self) -> Verdict<Life> {
-        if self.draws(Fault::Minority, 150) {
+        // Who is a member tells the next opening.
+        let joining = self.field.joining.take();
+        if !joining && self.draws(Fault::Minority, 150) {
             let taken = self.take_majority();
             self.step(format!("without drives {taken:?} there is no majority"));
             self.open_in_vain()?;
@@ -219,10 +222,12 @@ impl Machine {
             self.forget_unflushed();
         }
         self.witness_lost = false;
-        if self.draws(Fault::Stranger, 300) {
+        if !joining && self.draws(Fault::Stranger, 300) {
             self.meet_stranger()?;
         }
-        self.between_lives();
+        if !joining {
+            self.between_lives();
+        }
         let life = self.open()?;
         self.step(format!("opened, epoch {}", life.pool.facts().epoch));
         self.heal_reads();

@@ -13,6 +13,7 @@ use crate::io::driver::Address;
 use crate::reactor::Core;
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -39,6 +40,10 @@ pub struct Field {
     pub may_lack_space: Cell<bool>,
     /// More may be lost than the copies bear.
     pub beyond: bool,
+    /// Drives that the operator added, by their paths, in order.
+    pub joined: RefCell<Vec<PathBuf>>,
+    /// He adds some, or has got no answer: they are in the pool or not.
+    pub joining: Cell<bool>,
 }
 
 impl Field {
@@ -54,6 +59,8 @@ impl Field {
             counts: RefCell::default(),
             may_lack_space: Cell::new(false),
             beyond,
+            joined: RefCell::default(),
+            joining: Cell::new(false),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Each bug on purpose is found. A test starts with the seed that is known to find its bug (`sim --planted all` prints
 //! them); when the campaign has changed, so that this one no longer does, up to a thousand are tried.
 
+use super::super::exhaustive::{Extent, Script, crash_everywhere_with};
 use super::super::{Options, run};
 use crate::pool::planted::{BUGS, Planted};
 
@@ -82,6 +83,19 @@ found! {
     r23_the_log_that_counts_most NewestByCounter 32,
     r37_blocks_that_are_not_asked_whose_they_are ChecksumWithoutAddress 1,
     r24_drives_whose_end_is_gone HollowBelieved 42,
+    r36_copies_that_move_beside_others MoveBesideCopy 11,
+    r34_moves_that_are_not_committed MoveNotCommitted 5,
+}
+
+/// Found by a crash at every change of an addition, and of the halves that are left one by one.
+const BY_CRASHES: &[Planted] = &[Planted::NewVotesFirst, Planted::NamedAfterJoining];
+
+#[test]
+fn r22_r33_additions_that_a_crash_leaves_in_pieces() {
+    for bug in BY_CRASHES {
+        let found = crash_everywhere_with(*bug, Script::Add, 1, Extent::Quick);
+        println!("{bug:?}: {}", found.expect_err("it is found"));
+    }
 }
 
 /// Found by `sim --planted`, and too far out, or too slow, to be looked for in every test run.
@@ -95,7 +109,7 @@ const BY_TOOL_ONLY: &[Planted] = &[
 
 #[test]
 fn every_bug_is_looked_for() {
-    let known = |bug: &Planted| TESTED.contains(bug) || BY_TOOL_ONLY.contains(bug);
+    let known = |bug: &Planted| [TESTED, BY_CRASHES, BY_TOOL_ONLY].iter().any(|list| list.contains(bug));
     let missing: Vec<&Planted> = BUGS.iter().filter(|bug| !known(bug)).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
