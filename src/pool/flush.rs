@@ -36,8 +36,17 @@ const QUIET: Duration = Duration::from_secs(2);
 const CLEAN_BATCH: usize = 256;
 
 impl PoolVolume {
-    /// Makes every write that was answered before this call durable on every copy in sync.
+    /// Makes every write that was answered before this call durable on every copy in sync. Fails once if the last process
+    /// answered writes that it cannot be told of any more whether they are.
     pub async fn flush(&self, core: &Core) -> Result<(), Status> {
+        if self.flush_fails_once.swap(false, Ordering::AcqRel) {
+            return Err(Status::Io);
+        }
+        self.flush_known(core).await
+    }
+
+    /// The same for what this process knows of.
+    pub async fn flush_known(&self, core: &Core) -> Result<(), Status> {
         let _entered = self.enter()?;
         let ok = self.flush_rounds.join(core, None, || flush_round(self, core)).await;
         if ok { Ok(()) } else { Err(Status::Io) }

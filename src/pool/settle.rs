@@ -29,6 +29,7 @@ use nix::errno::Errno;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Regions settled at the same time.
 const AT_ONCE: usize = 8;
@@ -391,7 +392,10 @@ pub async fn restore_marks(core: &Core, pool: &Shared) {
     }
     for volume in volumes.values() {
         // What is read from here on stays. Should this fail, the next flush says so.
-        let _ = volume.flush(core).await;
+        let _ = volume.flush_known(core).await;
+    }
+    for volume in pool.kept_marks.all_left().iter().filter_map(|key| volumes.get(&key.volume)) {
+        volume.flush_fails_once.store(true, Ordering::Release);
     }
 }
 

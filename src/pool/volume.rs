@@ -46,6 +46,8 @@ pub struct PoolVolume {
     pub shape: ArcSwap<Shape>,
     /// Regions whose written marks are newer in memory than on the members.
     pub unsaved: Mutex<BTreeSet<RegionKey>>,
+    /// What was answered before a kill lay on drives that are not there: the next flush says so.
+    pub flush_fails_once: AtomicBool,
     pub flush_rounds: Rounds,
     /// One save of regions at a time.
     pub save_turn: Budget,
@@ -97,6 +99,7 @@ impl PoolVolume {
             reservations: ReservationCell::new(record.reservations.clone()),
             shape: ArcSwap::from_pointee(shape),
             unsaved: Mutex::default(),
+            flush_fails_once: AtomicBool::new(false),
             flush_rounds: Rounds::default(),
             save_turn: Budget::new(1),
             destroyed: AtomicBool::new(false),
@@ -191,7 +194,7 @@ impl PoolVolume {
             Marks::Kept => durable,
             Marks::Exposed => true,
         };
-        if saves { Box::pin(self.flush(core)).await } else { Ok(()) }
+        if saves { Box::pin(self.flush_known(core)).await } else { Ok(()) }
     }
 
     /// The fragment that is the whole span, if there is one.

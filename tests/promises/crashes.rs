@@ -2,7 +2,7 @@
 
 use crate::rig::{BLOCK, Live, MIB, Rig, expect, get, put};
 use drystone::base::units::Span;
-use drystone::block::{WriteFlags, ZeroFlags};
+use drystone::block::{Status, WriteFlags, ZeroFlags};
 use drystone::pool::dirty_log::Plane;
 use drystone::volume::Handle;
 use std::time::Duration;
@@ -215,6 +215,18 @@ fn after_a_kill_a_drive_that_was_away_is_not_believed_to_have_what_its_cache_hel
             });
         }
     }
+}
+
+#[test]
+fn after_a_kill_the_next_flush_tells_of_answered_writes_whose_drive_is_not_there() {
+    let rig = killed_after_answers(1350, 1, true);
+    rig.disk(0).unplug();
+    let live = rig.open();
+    rig.run(&live, async |volume| {
+        assert_eq!(volume.flush().await, Err(Status::Io), "some of it was on that drive");
+        assert_eq!(volume.flush().await, Ok(()), "what is written from here on can be flushed");
+    });
+    rig.close(live);
 }
 
 #[test]

@@ -375,9 +375,14 @@ impl Machine {
     pub fn note_end(&self) {
         let cuts = self.world.power_cuts();
         let cut = self.power_cuts_known.replace(cuts) < cuts;
-        let bears = self.touched.is_empty() || self.plan.is_mirrored() && !self.plan.has(Fault::Beyond);
+        let bears = self.bears_losses();
         let mut model = self.field.model.borrow_mut();
         (0..model.volume_count()).for_each(|v| if cut || !bears { model.crash(v) } else { model.kill(v) });
+    }
+
+    /// Whether nothing was lost with the caches of drives that went away.
+    pub fn bears_losses(&self) -> bool {
+        self.touched.is_empty() || self.plan.is_mirrored() && !self.plan.has(Fault::Beyond)
     }
 
     /// Something happened to the machine after which only what was flushed is sure to be there.

@@ -356,6 +356,9 @@ impl Machine {
             self.step(format!("drive {index} is absent"));
             self.disk(index).unplug();
         }
+        if !self.bears_losses() {
+            self.forget_unflushed();
+        }
         // A fault that was ordered and did not happen yet may still meet what has one copy only.
         let away = self.plugged() < self.disks.len() || !self.touched.is_empty();
         self.expect_failures(away);
