@@ -191,7 +191,10 @@ impl Home {
             lock(&self.pool.live).free.add(member.id, member.layout.extents);
             self.pool.replace(member);
         }
-        self.take_effect(after, committed).await?;
+        // Who was lost on the way is not what was asked: they are members.
+        if let Err(error) = self.take_effect(after, committed).await {
+            tracing::error!(%error, "a drive was lost while others were added, and that could not be committed");
+        }
         self.pool.no_room.store(false, Ordering::Release);
         self.pool.rebuild_wanted.wake_all();
         self.pool.spread_wanted.wake_all();

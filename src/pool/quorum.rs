@@ -325,7 +325,7 @@ mod tests {
                 }
                 // Once it is done, nobody goes on without it.
                 if holds(&before.state).is_majority() && holds(&after.state).is_majority() {
-                    let without = all.end - 1 & !has_it;
+                    let without = (all.end - 1) & !has_it;
                     assert!(!opens(without), "{old} and {added}: {without:b} go on without what was done");
                 }
             }

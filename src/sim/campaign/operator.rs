@@ -63,7 +63,7 @@ impl Machine {
         }
         done.set(false);
         let steps = 1 + self.prng.below(10);
-        let (adds, adds_at) = self.to_add(steps);
+        let (adds, adds_at) = self.draw_additions(steps);
         let operator = Operator {
             field: self.field.clone(),
             pool: life.pool.clone(),
@@ -85,7 +85,7 @@ impl Machine {
     }
 
     /// Spare drives that he adds, and when.
-    fn to_add(&mut self, steps: u64) -> (Vec<PathBuf>, u64) {
+    fn draw_additions(&mut self, steps: u64) -> (Vec<PathBuf>, u64) {
         if self.spares.is_empty() {
             return (Vec::new(), 0);
         }
@@ -158,10 +158,11 @@ impl Machine {
 impl Operator {
     async fn work(mut self, steps: u64) {
         for step in 0..steps {
-            if step == self.adds_at && !self.adds.is_empty() {
-                if let Err(failure) = self.add().await {
-                    self.field.fail(failure);
-                }
+            if step == self.adds_at
+                && !self.adds.is_empty()
+                && let Err(failure) = self.add().await
+            {
+                self.field.fail(failure);
             }
             let most = pick(&mut self.prng, &[3_000_000, 30_000_000, 300_000_000, 2_000_000_000]);
             let pause = Duration::from_nanos(self.prng.below(most));
