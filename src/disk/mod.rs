@@ -20,8 +20,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Discards are cut into pieces of this size, so that a slow one is not taken for a drive that hangs.
-const DISCARD_MAX: ByteLen = ByteLen(256 << 20);
+/// Discards and zeroes are cut into pieces of this size, so that a slow one is not taken for a drive that hangs.
+const PIECE_MAX: ByteLen = ByteLen(256 << 20);
 
 /// Errors of one disk since it was opened.
 #[derive(Default, Debug)]
@@ -207,7 +207,7 @@ impl Disk {
     pub async fn discard(&self, core: &Core, span: Span) {
         let mut rest = span;
         while self.facts.discards && !rest.is_empty() {
-            let piece = Span::at(rest.offset().0, rest.len().0.min(DISCARD_MAX.0));
+            let piece = Span::at(rest.offset().0, rest.len().0.min(PIECE_MAX.0));
             rest = Span::at(piece.end().0, rest.len().0 - piece.len().0);
             let op = Op::Discard { file: self.file, span: piece };
             if !matches!(
@@ -217,6 +217,25 @@ impl Disk {
                 return;
             }
         }
+    }
+
+    /// Makes a span read as zeros, in the cheapest way that the device has; a flush makes that durable.
+    ///
+    /// # Errors
+    /// What the disk said; ETIMEDOUT if it said nothing for as long as `patience` has, for each 256 MiB.
+    pub async fn zero(&self, core: &Core, span: Span, patience: Patience) -> Result<(), Errno> {
+        let mut rest = span;
+        while !rest.is_empty() {
+            let piece = Span::at(rest.offset().0, rest.len().0.min(PIECE_MAX.0));
+            rest = Span::at(piece.end().0, rest.len().0 - piece.len().0);
+            let op = Op::Zero { file: self.file, span: piece };
+            let durability = self.durability.clone();
+            let late = move |_| durability.note_write(false);
+            let result = self.answers.within(core, op, patience, late).await.and_then(finished);
+            self.durability.note_write(false);
+            result?;
+        }
+        Ok(())
     }
 
     /// The disk's size now.

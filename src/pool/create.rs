@@ -13,7 +13,7 @@ use super::state::{Absence, MemberRecord, MemberState, Scrubs, State};
 use super::state_codec::emit_state;
 use super::superblock::{Superblock, VERSION};
 use crate::base::limits::{BLOCK, CHUNK_MAX, EXTENT_MAX, EXTENT_MIN, MEMBERS_MAX, NAME_MAX};
-use crate::base::units::{ByteLen, ByteOffset, MemberId};
+use crate::base::units::{ByteLen, ByteOffset, MemberId, Span};
 use crate::disk::{Disk, Patience};
 use crate::io::driver::Access;
 use crate::reactor::Core;
@@ -189,8 +189,11 @@ pub async fn clear_member(core: &Core, disk: &Disk, layout: &MemberLayout) -> Re
     write_bytes(core, disk, ByteOffset(0), &zeroes, Patience::Opening).await?;
     write_bytes(core, disk, ByteOffset(layout.size.0 - zeroes.len() as u64), &zeroes, Patience::Opening)
         .await?; // widening
-    write_bytes(core, disk, layout.log_start(0), &zeroes, Patience::Opening).await?;
-    DirtyLog::format(core, disk, layout).await
+    // All of the log: frames of an earlier pool may have the generation and the epoch that this one comes to.
+    let log = Span::at(layout.log_start(0).0, 2 * layout.log_generation.0);
+    disk.zero(core, log, Patience::Opening).await?;
+    DirtyLog::format(core, disk, layout).await?;
+    disk.flush(core, Patience::Opening).await
 }
 
 /// Writes the first checkpoint, into generation 1; generation 0 is empty.
@@ -212,12 +215,6 @@ pub async fn write_superblocks(
         write_bytes(core, disk, at, &sb.emit(at), Patience::Opening).await?;
     }
     Ok(())
-}
-
-/// Takes away the beginning of what an earlier use of the drive left in the other half of the log area.
-pub async fn clear_other_half(core: &Core, disk: &Disk, layout: &MemberLayout) -> Result<(), Errno> {
-    let zeroes = vec![0; ByteLen(BLOCK).as_usize()];
-    write_bytes(core, disk, layout.log_start(1), &zeroes, Patience::Opening).await
 }
 
 /// Takes the superblocks away again.

@@ -9,9 +9,7 @@
 //! and it can be added again. Why the old votes come first is said in `quorum`.
 
 use super::Pool;
-use super::create::{
-    clear_member, clear_other_half, clear_superblocks, disk_error, open_exclusive, write_superblocks,
-};
+use super::create::{clear_member, clear_superblocks, disk_error, open_exclusive, write_superblocks};
 use super::dirty_log::DirtyLog;
 use super::error::PoolError;
 use super::home::{Home, HomeRequest};
@@ -85,10 +83,7 @@ impl Pool {
         }
         // None is touched before all were looked at.
         for Joiner { disk, layout, .. } in &joiners {
-            let mut cleared = clear_member(core, disk, layout).await;
-            if cleared.is_ok() {
-                cleared = clear_other_half(core, disk, layout).await;
-            }
+            let cleared = clear_member(core, disk, layout).await;
             cleared.map_err(|errno| disk_error(disk, "formatted", errno))?;
         }
         let (answer, asked) = oneshot();

@@ -389,3 +389,24 @@ fn r27_a_drive_of_another_pool_is_left_alone_and_two_pools_are_told_apart() {
     rig.close(head, pool);
     assert!(other.disk(0).peek(ByteOffset(0), 80_000_000) == before, "not one byte was written");
 }
+
+#[test]
+fn drives_of_a_pool_that_is_gone_make_a_new_one_whose_logs_end_where_they_end() {
+    let rig = Rig::blank(77, 3);
+    let head = rig.world.boot(1);
+    rig.create(&head);
+    let pool = rig.open(&head).expect("opens");
+    (0..20).for_each(|n| rig.volume(&head, &pool, &format!("old{n}")));
+    rig.close(head, pool);
+    // The same number of openings, and fewer commits in the last one.
+    let again = rig.part(&[0, 1, 2], "/again");
+    let head = rig.world.boot(1);
+    again.create(&head);
+    let pool = again.open(&head).expect("opens");
+    again.volume(&head, &pool, "new");
+    again.cut(head, pool);
+    again.visit(|_, pool| {
+        assert_eq!(pool.facts().volumes.len(), 1);
+        assert!(pool.facts().members.iter().all(|m| m.in_sync));
+    });
+}
