@@ -331,6 +331,17 @@ pub struct ServeArgs {
     /// A drive that was away for so long is given up: its copies are made anew in free space
     #[arg(long, value_name = "MINUTES", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=525_600))]
     pub rebuild_after: u32,
+    /// What must stay free to heal after losing the largest drive: `warn` when it is nearly used, or `enforce` it, so
+    /// that writes to new places are refused with "no space" instead
+    #[arg(long, value_enum, default_value_t = Reserve::Warn)]
+    pub reserve: Reserve,
+}
+
+/// What becomes of a write that would take what must stay free.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reserve {
+    Warn,
+    Enforce,
 }
 
 /// CPU numbers, ascending, each once.

@@ -5,7 +5,7 @@
 use super::args::CheckArgs;
 use super::exit::{Ended, Exit};
 use super::session::Session;
-use super::status::{state_of, state_word, usable};
+use super::status::{reserve_is_low, state_of, state_word, usable};
 use super::words::bytes;
 use crate::control::api::{DriveState, PoolReport, PoolState, StatusReport};
 use serde::Serialize;
@@ -126,6 +126,11 @@ fn findings_of(pool: &PoolReport) -> Vec<(Level, String)> {
     }
     if pool.copies > 1 && !pool.heal_possible {
         found.push((Level::Warning, format!("{name}: no room to heal after losing the largest drive")));
+    } else if pool.copies > 1 && reserve_is_low(pool) {
+        let (spare, needed) = (pool.heal_spare_bytes.unwrap_or(0), bytes(pool.heal_needed_bytes));
+        let low =
+            format!("{name}: only {} to spare of the {needed} that must stay free to heal", bytes(spare));
+        found.push((Level::Warning, low));
     }
     found
 }
@@ -210,6 +215,18 @@ mod tests {
             change(&mut pool);
             assert_eq!(check(pool).state, Level::Warning, "change {at}");
         }
+    }
+
+    #[test]
+    fn a_reserve_that_is_nearly_used_is_said_before_it_is_broken() {
+        let mut pool = healthy();
+        pool.heal_spare_bytes = Some(20_000_000_000);
+        assert_eq!(check(pool.clone()).state, Level::Ok, "a tenth of 200 GB");
+        pool.heal_spare_bytes = Some(19_000_000_000);
+        let low = check(pool);
+        assert_eq!(low.state, Level::Warning);
+        let said = "tank: only 19.0 GB to spare of the 200.0 GB that must stay free to heal; ";
+        assert!(low.message.starts_with(said), "{}", low.message);
     }
 
     #[test]

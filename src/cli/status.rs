@@ -175,7 +175,19 @@ fn free(pool: &PoolReport) -> u64 {
 fn space_lines(pool: &PoolReport) -> String {
     let (used, volumes) = (bytes(pool.allocated_bytes), count(pool.volumes.len(), "volume"));
     let sum = format!("{} usable = {used} in {volumes} + {} free", bytes(usable(pool)), bytes(free(pool)));
-    line("space", &sum) + &heal_line(pool)
+    line("space", &sum) + &protected_line(pool) + &heal_line(pool)
+}
+
+/// How much survives any drive, where only part of it does.
+fn protected_line(pool: &PoolReport) -> String {
+    let protected = pool.protected_bytes;
+    match pool.allocated_bytes.checked_sub(protected) {
+        Some(others) if protected > 0 && others > 0 => {
+            let text = format!("{} survive any drive; {} do not", bytes(protected), bytes(others));
+            line("protected", &text)
+        }
+        Some(_) | None => String::new(),
+    }
 }
 
 fn heal_line(pool: &PoolReport) -> String {
@@ -192,11 +204,37 @@ fn heal_line(pool: &PoolReport) -> String {
     if present <= usize::from(pool.copies) {
         return line("heal", "after losing a drive there is nowhere to rebuild to, until it is replaced");
     }
-    match (pool.heal_possible, free(pool).checked_sub(pool.heal_needed_bytes)) {
-        (true, Some(spare)) => line("heal", &format!("{keep}: ok, {} to spare", bytes(spare))),
-        (true, None) => line("heal", &format!("{keep}: ok")),
-        (false, _) => line("heal", &format!("{keep}: too little is free")),
+    line("heal", &format!("{keep}: {}", reserve_words(pool)))
+}
+
+/// How the reserve stands.
+fn reserve_words(pool: &PoolReport) -> String {
+    let refused = if pool.reserve_enforced { "; what would take it is refused" } else { "" };
+    match pool.heal_spare_bytes {
+        _ if pool.heal_short_bytes > 0 => {
+            format!("at least {} too much is stored", bytes(pool.heal_short_bytes))
+        }
+        _ if !pool.heal_possible => format!("too little is free{}", homeless(pool)),
+        Some(spare) if reserve_is_low(pool) => format!("only {} to spare{refused}", bytes(spare)),
+        Some(spare) => format!("ok, {} to spare{refused}", bytes(spare)),
+        // A daemon of an older version does not say.
+        None => "ok".to_owned(),
     }
+}
+
+/// What of the drive with most of it would find no place.
+fn homeless(pool: &PoolReport) -> String {
+    let in_use = pool.drives.iter().filter(|d| d.state == DriveState::Active);
+    match in_use.map(|d| d.does_not_heal_bytes).max() {
+        Some(most) if most > 0 => format!(", {} would find no place", bytes(most)),
+        Some(_) | None => String::new(),
+    }
+}
+
+/// Whether less than a tenth of what must stay free is to spare, or no extent: soon it will not heal any more.
+pub fn reserve_is_low(pool: &PoolReport) -> bool {
+    let early = (pool.heal_needed_bytes / 10).max(pool.extent_bytes);
+    pool.allocated_bytes > 0 && pool.heal_spare_bytes.is_some_and(|spare| spare < early)
 }
 
 /// How long background work will take, if its rate is known.
@@ -284,27 +322,43 @@ fn if_this_dies(pool: &PoolReport) -> String {
         ("COPIES THERE", Side::Right),
         ("YOU LOSE", Side::Right),
         ("LEFT ON ONE COPY", Side::Right),
+        ("THEN", Side::Left),
         ("STATE", Side::Left),
         ("ERRORS r/w/sum", Side::Right),
     ];
     let row = |drive: &DriveReport| {
         let errors = format!("{}/{}/{}", drive.read_errors, drive.write_errors, drive.checksum_errors);
-        let (lost, exposed) = match drive.state {
-            DriveState::Active | DriveState::Suspect => (bytes(drive.lost_bytes), bytes(drive.exposed_bytes)),
+        let nothing = || "-".to_owned();
+        let (lost, exposed, then) = match drive.state {
+            DriveState::Active | DriveState::Suspect => {
+                (bytes(drive.lost_bytes), bytes(drive.exposed_bytes), then(drive))
+            }
             // Out of sync, and yet the only one that has something.
-            _ if drive.lost_bytes > 0 => (bytes(drive.lost_bytes), "-".to_owned()),
+            _ if drive.lost_bytes > 0 => (bytes(drive.lost_bytes), nothing(), nothing()),
             // Its copies do not count any more: nothing further is lost with it.
             DriveState::Missing
             | DriveState::Stale
             | DriveState::Resyncing
             | DriveState::Rebuilding
             | DriveState::Faulted
-            | DriveState::Removed => ("-".to_owned(), "-".to_owned()),
+            | DriveState::Removed => (nothing(), nothing(), nothing()),
         };
         let state = state_of(drive.state).to_owned();
-        vec![drive.name.clone(), bytes(drive.used_bytes), lost, exposed, state, errors]
+        vec![drive.name.clone(), bytes(drive.used_bytes), lost, exposed, then, state, errors]
     };
     table(&columns, &pool.drives.iter().map(row).collect::<Vec<_>>())
+}
+
+/// What becomes of the copies that are lacking without a drive.
+fn then(drive: &DriveReport) -> String {
+    let made = bytes(drive.heals_bytes);
+    match (drive.heals_bytes, drive.does_not_heal_bytes, drive.heal_seconds) {
+        (0, 0, _) => "-".to_owned(),
+        (0, homeless, _) => format!("nowhere to rebuild {}", bytes(homeless)),
+        (_, 0, Some(seconds)) => format!("{made} made again, {}", duration(seconds)),
+        (_, 0, None) => format!("{made} made again"),
+        (_, homeless, _) => format!("{made} made again, nowhere to rebuild {}", bytes(homeless)),
+    }
 }
 
 pub fn state_of(state: DriveState) -> &'static str {

@@ -226,6 +226,25 @@ pub struct PoolReport {
     /// of the pool's default copies; and whether that much is there on the right drives.
     pub heal_needed_bytes: u64,
     pub heal_possible: bool,
+    /// What volumes of the pool's default copies may still store so that it can heal, by the arithmetic; zero when too
+    /// much is stored, and None where no drive could take new copies.
+    #[serde(default)]
+    pub heal_spare_bytes: Option<u64>,
+    /// At least so much is stored beyond that.
+    #[serde(default)]
+    pub heal_short_bytes: u64,
+    /// What would leave less free than must stay free is refused: `serve --reserve enforce`.
+    #[serde(default)]
+    pub reserve_enforced: bool,
+    /// Allocated bytes that stay readable whichever drive dies.
+    #[serde(default)]
+    pub protected_bytes: u64,
+    /// How fast copies are made anew, for the times of the drives: what the last rebuild of 1 GiB or more reached since
+    /// the daemon started, and until then 60 MB/s where a drive rotates and 100 MB/s where none does.
+    #[serde(default)]
+    pub heal_bytes_per_second: u64,
+    #[serde(default)]
+    pub heal_rate_measured: bool,
     pub drives: Vec<DriveReport>,
     pub volumes: Vec<VolumeReport>,
     /// Votes present and votes there are (members of the pool and the witness).
@@ -359,6 +378,16 @@ pub struct DriveReport {
     /// If this drive dies now: bytes without any copy, and bytes left with one copy.
     pub lost_bytes: u64,
     pub exposed_bytes: u64,
+    /// If this drive dies now: bytes of copies that would be made again on other drives, together with those lacking
+    /// already, and bytes of copies that would find no place.
+    #[serde(default)]
+    pub heals_bytes: u64,
+    #[serde(default)]
+    pub does_not_heal_bytes: u64,
+    /// How long that takes from when it begins (`serve --rebuild-after`), at `heal_bytes_per_second` of the pool: then
+    /// everything that is left has all its copies. None: some would find no place.
+    #[serde(default)]
+    pub heal_seconds: Option<u64>,
     pub read_errors: u64,
     pub write_errors: u64,
     pub checksum_errors: u64,

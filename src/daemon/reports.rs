@@ -4,7 +4,9 @@ use crate::base::limits::BLOCK;
 use crate::control::api::{
     DriveReport, DriveState, LostReport, PoolReport, PoolState, ScrubReport, VolumeReport, WorkReport,
 };
+use crate::pool::meter::seconds;
 use crate::pool::report::{LostRange, MemberFacts, PoolFacts, VolumeFacts};
+use crate::pool::reserve::Margin;
 use crate::pool::state::ScrubRun;
 
 /// What the pool's figures do not contain.
@@ -31,7 +33,16 @@ pub fn pool_report(facts: &PoolFacts, beside: Beside, connections: impl Fn(&str)
         unavailable_bytes: sum(|v| v.unavailable.0),
         heal_needed_bytes: facts.heal_needed.0,
         heal_possible: facts.heal_possible,
-        drives: facts.members.iter().map(|m| drive_report(m, name)).collect(),
+        heal_spare_bytes: spare_bytes(facts),
+        heal_short_bytes: match facts.margin {
+            Margin::Short(slots) => slots * facts.state.extent.0,
+            Margin::Spare(_) | Margin::Nowhere => 0,
+        },
+        reserve_enforced: facts.reserve_enforced,
+        protected_bytes: facts.protected.0,
+        heal_bytes_per_second: facts.copy_rate,
+        heal_rate_measured: facts.copy_rate_measured,
+        drives: facts.members.iter().map(|m| drive_report(m, name, facts.copy_rate)).collect(),
         volumes: facts.volumes.iter().map(|v| volume_report(v, name, connections(&v.name))).collect(),
         votes_present: u32::try_from(facts.votes.present).unwrap_or(u32::MAX),
         votes_total: u32::try_from(facts.votes.total).unwrap_or(u32::MAX),
@@ -78,7 +89,18 @@ fn pool_state(facts: &PoolFacts) -> PoolState {
     }
 }
 
-fn drive_report(member: &MemberFacts, pool: &str) -> DriveReport {
+/// What can be stored at all is no more than what is free.
+fn spare_bytes(facts: &PoolFacts) -> Option<u64> {
+    let free = facts.free.get(usize::from(facts.state.copies.max(1)) - 1).map_or(0, |free| free.0);
+    match facts.margin {
+        Margin::Spare(slots) => Some(slots.saturating_mul(facts.state.extent.0).min(free)),
+        Margin::Short(_) => Some(0),
+        Margin::Nowhere => None,
+    }
+}
+
+fn drive_report(member: &MemberFacts, pool: &str, rate: u64) -> DriveReport {
+    let heals = member.does_not_heal.0 == 0;
     DriveReport {
         name: member.name.clone(),
         path: member.path.as_ref().map(|p| p.display().to_string()).unwrap_or_default(),
@@ -91,6 +113,9 @@ fn drive_report(member: &MemberFacts, pool: &str) -> DriveReport {
         used_bytes: member.used.0,
         lost_bytes: member.lost_without.0,
         exposed_bytes: member.exposed_without.0,
+        heals_bytes: member.heals.0,
+        does_not_heal_bytes: member.does_not_heal.0,
+        heal_seconds: seconds(member.heals.0, rate).filter(|_| heals),
         read_errors: member.read_errors,
         write_errors: member.write_errors,
         checksum_errors: member.checksum_errors,

@@ -4,7 +4,7 @@ use super::cores::{self, CoreError};
 use super::service::Service;
 use crate::base::limits::HANDSHAKES_MAX;
 use crate::base::units::ByteLen;
-use crate::cli::args::{Globals, NVME_DISCOVERY_PORT, NVME_PORT, NvmeListen, ServeArgs};
+use crate::cli::args::{Globals, NVME_DISCOVERY_PORT, NVME_PORT, NvmeListen, Reserve, ServeArgs};
 use crate::control::api::Failure;
 use crate::control::presence::{Role, StateLock};
 use crate::control::server;
@@ -70,6 +70,7 @@ pub fn serve(globals: &Globals, args: &ServeArgs) -> Result<(), Failure> {
     let stops = forward_signals(signals)?;
     let mut service = Service::new(&home, globals.state.clone(), memory.cache, catalog, Some(target));
     service.rebuild_after = Duration::from_secs(60 * u64::from(args.rebuild_after));
+    service.reserve_enforced = args.reserve == Reserve::Enforce;
     let service = Rc::new(service);
     let (globals, args) = (globals.clone(), args.clone());
     let core = home.clone();

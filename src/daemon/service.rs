@@ -51,6 +51,8 @@ pub struct Service {
     pub cache: ByteLen,
     /// How long a member may be away before its copies are made anew on others.
     pub rebuild_after: Duration,
+    /// Nothing is stored that would leave too little free to heal.
+    pub reserve_enforced: bool,
     pub catalog: Arc<Catalog>,
     pub target: Option<Target>,
     pub listening: RefCell<Vec<String>>,
@@ -81,6 +83,7 @@ impl Service {
             state,
             cache,
             rebuild_after: REBUILD_AFTER,
+            reserve_enforced: false,
             catalog,
             target,
             listening: RefCell::default(),
@@ -279,6 +282,7 @@ impl Service {
         let memory_folder = Some(MEMORY_FOLDER.into());
         let plan = OpenPlan { disks, pool: uuid, witness_folder, force, cache, rebuild_after, memory_folder };
         let pool = pool::open(&self.core, &plan).await.map_err(|e| pool_failure(&e))?;
+        pool.enforce_reserve(self.reserve_enforced);
         let name = pool.name();
         if self.pools.borrow().contains_key(&name) {
             // The error of closing what was opened for nothing would hide the reason.

@@ -45,6 +45,7 @@ pub async fn move_all<T>(
         outcome.stuck.extend(stuck);
     }
     drop(at_work);
+    progress.keep_rate(core.now());
     progress.end();
     drop(unit);
     outcome

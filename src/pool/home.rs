@@ -20,6 +20,7 @@ use super::redundancy::stripe::Geometry;
 use super::region::Placement;
 use super::replay::replay;
 use super::reservations::SetReservations;
+use super::reserve::Stored;
 use super::returning::{Back, returned};
 use super::shared::Shared;
 use super::state::{Absence, Change, FreeExtents, MemberState, Rank, Scrubs, State, VolumeRecord};
@@ -167,6 +168,8 @@ pub struct Batch {
     changes: Vec<Change>,
     pub decided: Vec<Decided>,
     sequence: u64,
+    /// What is stored, once that was asked for.
+    stored: Option<Stored>,
 }
 
 impl Drop for Home {
@@ -231,6 +234,7 @@ impl Home {
             changes: Vec::new(),
             decided: Vec::new(),
             sequence: self.votes.position.sequence + 1,
+            stored: None,
         }
     }
 
@@ -645,6 +649,16 @@ impl Batch {
         let stripe = geometry(pool, record).stripe_of(slot);
         let rooms = rooms(pool, record, &self.free, stripe);
         let members = alloc::choose(&rooms, record.copies).ok_or(Status::NoSpace)?;
+        if pool.reserve_enforced.load(Ordering::Acquire) {
+            // What this batch frees counts from the next one on, as its extents do.
+            let stored = self.stored.get_or_insert_with(|| Stored::of(&self.state, &self.free));
+            let mut after = stored.clone();
+            after.add(&members);
+            if !after.heals() {
+                return Err(Status::NoSpace);
+            }
+            *stored = after;
+        }
         let take = |m: MemberId| self.free.take(m).map(|extent| Copy { member: m, extent });
         let one = is_planted(pool, Planted::CopiesOnOneMember);
         let members = members.iter().map(|m| if one { members[0] } else { *m });

@@ -2,7 +2,7 @@
 //!
 //! Rank 5. One way in: `Pool` (create, open, change, close) and `PoolVolume` (requests). Underneath:
 //! - bytes: `superblock`, `record`, `state_codec`, `region_block`, `dirty_log`;
-//! - decisions: `layout`, `alloc`, `redundancy`, `state`, `quorum`, `lifecycle`;
+//! - decisions: `layout`, `alloc`, `reserve`, `meter`, `redundancy`, `state`, `quorum`, `lifecycle`;
 //! - I/O: `log`, `votes`, `load`, `fragment_read`, `fragment_write`, `zero`, `flush`, `settle`, `create`, `open`,
 //!   and the `home` task that commits every change.
 
@@ -28,6 +28,7 @@ mod load;
 pub mod log;
 pub mod lost;
 pub mod member;
+pub mod meter;
 mod moving;
 pub mod open;
 mod pace;
@@ -44,6 +45,7 @@ pub mod region_block;
 pub mod replay;
 pub mod report;
 mod reservations;
+pub mod reserve;
 mod resync;
 mod returning;
 pub mod salvage;
@@ -132,6 +134,11 @@ impl Pool {
         let record = self.volume_record(core, plan)?;
         self.change(VolumeChange::Create(Box::new(record))).await?;
         self.volume(&plan.name).ok_or(PoolError::Closing)
+    }
+
+    /// Whether slots are refused that would leave too little free to heal after losing the largest member.
+    pub fn enforce_reserve(&self, enforce: bool) {
+        self.shared.reserve_enforced.store(enforce, Ordering::Release);
     }
 
     /// Makes a volume larger.

@@ -4,13 +4,19 @@ use crate::base::units::ByteLen;
 use crate::io::time::Instant;
 use crate::reactor::sync::lock;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Background work of one kind; safe to look at from any core.
 #[derive(Default)]
 pub struct Progress {
     state: Mutex<Option<Going>>,
+    /// Bytes per second of the last work that came far enough to tell; zero until then.
+    reached: AtomicU64,
 }
+
+/// Work shorter than this tells nothing about its rate.
+const TELLING: u64 = 1 << 30;
 
 #[derive(Clone, Copy)]
 struct Going {
@@ -38,6 +44,18 @@ impl Progress {
         if let Some(going) = &mut *lock(&self.state) {
             going.done = (going.done + bytes).min(going.total);
         }
+    }
+
+    /// Keeps the rate that the work has reached so far, before it ends.
+    pub fn keep_rate(&self, now: Instant) {
+        if let Some(Underway { rate, .. }) = self.underway(now).filter(|u| u.done.0 >= TELLING) {
+            self.reached.store(rate, Ordering::Relaxed);
+        }
+    }
+
+    /// The rate of the last work of this kind, bytes per second. None: there was none, or too little.
+    pub fn rate_reached(&self) -> Option<u64> {
+        Some(self.reached.load(Ordering::Relaxed)).filter(|rate| *rate > 0)
     }
 
     pub fn end(&self) {
@@ -71,5 +89,18 @@ mod tests {
         assert_eq!(underway, Underway { done: ByteLen(500), total: ByteLen(1000), rate: 250 });
         progress.end();
         assert_eq!(progress.underway(Instant::from_ns(5)), None);
+    }
+
+    #[test]
+    fn the_rate_of_work_that_was_long_enough_is_kept() {
+        let progress = Progress::default();
+        for (bytes, kept) in [(1 << 20, None), (2 << 30, Some(1 << 30)), (1 << 20, Some(1 << 30))] {
+            progress.begin(bytes, Instant::from_ns(0));
+            progress.add(bytes);
+            progress.keep_rate(Instant::from_ns(2_000_000_000));
+            progress.end();
+            progress.keep_rate(Instant::from_ns(3_000_000_000));
+            assert_eq!(progress.rate_reached(), kept);
+        }
     }
 }

@@ -5,12 +5,15 @@ use super::Pool;
 use super::alloc::usable;
 use super::lifecycle::{self, Event};
 use super::member::Member;
+use super::meter::{Gauge, Group, IfLost, RATE_FLASH, RATE_ROTATIONAL, Standing, groups, if_lost, protected};
 use super::quorum::{Tally, votes_of};
 use super::rebuild::hindrance;
+use super::reserve::{Margin, Stored};
 use super::state::{MemberState, State};
 use crate::base::limits::BLOCK;
 use crate::base::units::{ByteLen, MemberId, Span, VolumeId};
 use crate::reactor::sync::lock;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// A pool's figures.
@@ -29,11 +32,20 @@ pub struct PoolFacts {
     pub volumes: Vec<VolumeFacts>,
     /// What no copy gives any more, as far as it was met.
     pub lost: Vec<LostRange>,
+    /// Volume bytes that stay readable whichever drive is lost.
+    pub protected: ByteLen,
     /// Volume bytes that must stay free so that every slot gets its copies back after the largest drive is lost:
     /// what that drive adds to the space for volumes of the pool's default copies.
     pub heal_needed: ByteLen,
-    /// Whether all copies that lie on the largest drive now would find a new place.
+    /// Whether all copies that would be lacking without the largest drive would find a new place.
     pub heal_possible: bool,
+    /// How far that is from what is stored, by the arithmetic, in slots of the pool's default copies.
+    pub margin: Margin,
+    /// What would break it is refused.
+    pub reserve_enforced: bool,
+    /// How fast copies are expected to be made anew, bytes per second, and whether a rebuild has shown that.
+    pub copy_rate: u64,
+    pub copy_rate_measured: bool,
 }
 
 /// Bytes of a volume that no copy gives any more.
@@ -59,6 +71,9 @@ pub struct MemberFacts {
     pub lost_without: ByteLen,
     /// Bytes of volumes with more than one copy promised that would be left with exactly one.
     pub exposed_without: ByteLen,
+    /// Bytes of copies that would be made again without this member, and bytes of those that would find no place.
+    pub heals: ByteLen,
+    pub does_not_heal: ByteLen,
     pub read_errors: u64,
     pub write_errors: u64,
     pub checksum_errors: u64,
@@ -89,16 +104,22 @@ impl Pool {
     pub fn facts(&self) -> PoolFacts {
         let in_sync = self.shared.members_in_sync();
         let totals: Vec<u32> = in_sync.iter().map(|m| m.layout.extents).collect();
-        let (state, free, epoch, present) = {
+        let (state, free, stored, epoch, present) = {
             let live = lock(&self.shared.live);
             let free: Vec<u32> = in_sync.iter().map(|m| live.free.free(m.id)).collect();
-            (live.state.clone(), free, live.epoch, live.votes_present)
+            let stored = Stored::of(&live.state, &live.free);
+            (live.state.clone(), free, stored, live.epoch, live.votes_present)
         };
         let extent = state.extent;
         let each = |room: &[u32]| [1, 2, 3].map(|copies| ByteLen(usable(room, copies) * extent.0));
-        let members: Vec<MemberFacts> =
-            state.members.keys().map(|id| self.member_facts(&state, *id)).collect();
-        let (heal_needed, heal_possible) = self.heal(&state);
+        let (groups, gauges) = self.meter(&state);
+        let members: Vec<MemberFacts> = state
+            .members
+            .keys()
+            .map(|id| self.member_facts(&state, *id, if_lost(&groups, &gauges, *id)))
+            .collect();
+        let (heal_needed, heal_possible) = heal(&state, &in_sync, &members);
+        let measured = self.shared.rebuild_progress.rate_reached();
         PoolFacts {
             epoch,
             votes: Tally { present, total: votes_of(state.members.len()) },
@@ -106,12 +127,42 @@ impl Pool {
             free: each(&free),
             usable: each(&totals),
             volumes: state.volumes.keys().map(|id| self.volume_facts(&state, *id)).collect(),
+            copy_rate: measured.unwrap_or(rate_expected(members.iter().any(|m| m.rotational))),
+            copy_rate_measured: measured.is_some(),
             members,
             lost: self.lost_ranges(&state),
+            protected: ByteLen(protected(&groups) * extent.0),
             heal_needed,
             heal_possible,
+            margin: stored.margin(state.copies),
+            reserve_enforced: self.shared.reserve_enforced.load(Ordering::Acquire),
             state,
         }
+    }
+
+    /// The slots in groups, and the members, as the meter sees them.
+    fn meter(&self, state: &State) -> (Vec<Group>, Vec<Gauge>) {
+        let slots = state.volumes.values().flat_map(|v| v.slots.values());
+        let groups = groups(slots.map(|s| &s.copies), |copies| self.shared.authorities(copies));
+        let live = lock(&self.shared.live);
+        let gauge = |member: &Arc<Member>| {
+            // What copies are being moved to at the moment is theirs, and they are counted where they are.
+            let reserved = live.reserved.iter().filter(|c| c.member == member.id).count();
+            let free = live.free.free(member.id) + u32::try_from(reserved).unwrap_or(0);
+            let standing = match live.state.members[&member.id].state {
+                _ if member.is_in_sync() => Standing::InSync,
+                _ if member.disk.is_none() => Standing::Gone,
+                MemberState::Active | MemberState::Suspect | MemberState::Stale | MemberState::Resyncing => {
+                    Standing::Behind
+                }
+                MemberState::Missing
+                | MemberState::Rebuilding
+                | MemberState::Faulted
+                | MemberState::Removed => Standing::Gone,
+            };
+            Gauge { member: member.id, standing, free }
+        };
+        (groups, self.shared.all_members().iter().map(gauge).collect())
     }
 
     /// Lost blocks as ranges of their volumes, in order.
@@ -140,23 +191,9 @@ impl Pool {
         ranges
     }
 
-    fn member_facts(&self, state: &State, id: MemberId) -> MemberFacts {
+    fn member_facts(&self, state: &State, id: MemberId, without: IfLost) -> MemberFacts {
         let member = self.shared.member(id);
-        let (mut used, mut lost, mut exposed) = (0, 0, 0);
-        for volume in state.volumes.values() {
-            for slot in volume.slots.values().filter(|s| s.copies.iter().any(|c| c.member == id)) {
-                used += 1;
-                // A copy that a resync has not finished is not enough once this one is gone.
-                let holders = self.shared.authorities(&slot.copies);
-                let here = holders.contains(&id);
-                match holders.iter().filter(|m| **m != id).count() {
-                    0 if here => lost += 1,
-                    1 if here && slot.copies.len() > 1 => exposed += 1,
-                    _ => {}
-                }
-            }
-        }
-        let bytes = |slots: usize| self.shared.slot_bytes(slots);
+        let bytes = |slots: u64| ByteLen(slots * state.extent.0);
         let count = |pick: fn(&crate::disk::ErrorCounts) -> &std::sync::atomic::AtomicU64| {
             member.disk.as_ref().map_or(0, |d| pick(&d.errors).load(Ordering::Relaxed))
         };
@@ -170,9 +207,11 @@ impl Pool {
             in_sync: member.is_in_sync(),
             reason: hindrance(&self.shared, &member).unwrap_or_else(|| member.reason()),
             rotational: member.disk.as_ref().is_some_and(|d| d.facts().rotational),
-            used: bytes(used),
-            lost_without: bytes(lost),
-            exposed_without: bytes(exposed),
+            used: bytes(without.held),
+            lost_without: bytes(without.lost),
+            exposed_without: bytes(without.exposed),
+            heals: bytes(without.heals),
+            does_not_heal: bytes(without.homeless),
             read_errors: count(|e| &e.read),
             write_errors: count(|e| &e.write),
             checksum_errors: count(|e| &e.checksum),
@@ -206,43 +245,24 @@ impl Pool {
             unavailable: bytes(none),
         }
     }
-
-    /// What must stay free to heal after losing the largest drive, and whether every lost copy finds a new place.
-    fn heal(&self, state: &State) -> (ByteLen, bool) {
-        let in_sync = self.shared.members_in_sync();
-        let Some(largest) = in_sync.iter().max_by_key(|m| m.layout.extents) else {
-            return (ByteLen(0), false);
-        };
-        let all: Vec<u32> = in_sync.iter().map(|m| m.layout.extents).collect();
-        let rest: Vec<u32> =
-            in_sync.iter().filter(|m| m.id != largest.id).map(|m| m.layout.extents).collect();
-        let needed = usable(&all, state.copies) - usable(&rest, state.copies);
-        let mut free = free_without(self, largest.id);
-        let slots = state.volumes.values().flat_map(|v| v.slots.values());
-        let lost = slots.filter(|s| s.copies.len() > 1 && s.copies.iter().any(|c| c.member == largest.id));
-        let possible = lost.fold(state.copies > 1, |possible, slot| possible & place_copy(slot, &mut free));
-        (ByteLen(needed * self.shared.extent.0), possible)
-    }
 }
 
-/// Takes an extent for a new copy of a slot from the member with most room that has none yet.
-fn place_copy(slot: &super::state::SlotRecord, free: &mut [(MemberId, u32)]) -> bool {
-    let taken = |m: &MemberId| slot.copies.iter().any(|c| c.member == *m);
-    match free.iter_mut().filter(|(m, _)| !taken(m)).max_by_key(|(_, free)| *free) {
-        Some((_, free)) if *free > 0 => {
-            *free -= 1;
-            true
-        }
-        Some(_) | None => false,
-    }
+/// What must stay free to heal after losing the largest member, and whether every copy that is lacking then finds a
+/// new place. Of several that are the largest, after losing any.
+fn heal(state: &State, in_sync: &[Arc<Member>], members: &[MemberFacts]) -> (ByteLen, bool) {
+    let mut extents: Vec<u32> = in_sync.iter().map(|m| m.layout.extents).collect();
+    extents.sort_unstable();
+    let all = usable(&extents, state.copies);
+    let Some(most) = extents.pop() else { return (ByteLen(0), false) };
+    let needed = all - usable(&extents, state.copies);
+    let is_largest = |m: &&MemberFacts| m.in_sync && state.members[&m.id].extents == most;
+    let possible = members.iter().filter(is_largest).all(|m| m.does_not_heal.0 == 0);
+    (ByteLen(needed * state.extent.0), possible && state.copies > 1)
 }
 
-/// Free extents of the members in sync but one.
-fn free_without(pool: &Pool, without: MemberId) -> Vec<(MemberId, u32)> {
-    let live = lock(&pool.shared.live);
-    let members = pool.shared.members_in_sync();
-    let others = members.iter().filter(|m| m.id != without);
-    others.map(|m| (m.id, live.free.free(m.id))).collect()
+/// Bytes per second until a rebuild has shown better.
+fn rate_expected(rotational: bool) -> u64 {
+    if rotational { RATE_ROTATIONAL } else { RATE_FLASH }
 }
 
 /// What people are told about a member: what is committed, and what is suspected.

@@ -83,6 +83,8 @@ pub struct Shared {
     pub spread_progress: Progress,
     /// How long a member may be away before its copies are made anew.
     pub rebuild_after: Duration,
+    /// No slot is allocated that would leave too little free to heal (`reserve.rs`).
+    pub reserve_enforced: AtomicBool,
     /// The last rebuild found too little free space.
     pub no_room: AtomicBool,
     pub moves: Moves,
@@ -134,6 +136,7 @@ impl Shared {
             spread_wanted: Default::default(),
             spread_progress: Default::default(),
             rebuild_after: plan.rebuild_after,
+            reserve_enforced: false.into(),
             no_room: false.into(),
             moves: Default::default(),
             pace: Default::default(),

@@ -19,6 +19,9 @@ pub fn drive(name: &str, size: u64, used: u64) -> DriveReport {
         used_bytes: used,
         lost_bytes: 0,
         exposed_bytes: used,
+        heals_bytes: used,
+        does_not_heal_bytes: 0,
+        heal_seconds: Some(used.div_ceil(60_000_000)),
         read_errors: 0,
         write_errors: 0,
         checksum_errors: 0,
@@ -62,6 +65,12 @@ pub fn healthy() -> PoolReport {
         unavailable_bytes: 0,
         heal_needed_bytes: 200 * GB,
         heal_possible: true,
+        heal_spare_bytes: Some(30 * GB),
+        heal_short_bytes: 0,
+        reserve_enforced: false,
+        protected_bytes: 310 * GB,
+        heal_bytes_per_second: 60_000_000,
+        heal_rate_measured: false,
         drives: vec![
             drive("ata-ST380815AS_6QZ0X1AB", 80 * GB, 46 * GB),
             drive("ata-WD5000AAKX_WCC2EK4J", 500 * GB, 287 * GB),
@@ -89,6 +98,11 @@ pub fn degraded() -> PoolReport {
     pool.drives[2].state = DriveState::Missing;
     pool.drives[2].reason = "3 write timeouts, then gone from the bus".into();
     pool.drives[1].lost_bytes = 16_800_000_000;
+    for (drive, heals) in [(0, 0), (1, 34 * GB)] {
+        let drive = &mut pool.drives[drive];
+        (drive.heals_bytes, drive.does_not_heal_bytes) = (heals, drive.used_bytes - heals);
+        drive.heal_seconds = None;
+    }
     pool.work = vec![WorkReport {
         kind: WorkKind::Rebuild,
         done_bytes: 50_500_000_000,
@@ -118,10 +132,10 @@ space     540.0 GB usable = 310.0 GB in 1 volume + 230.0 GB free
 heal      keep 200.0 GB free to rebuild after losing the largest drive (500.0 GB): ok, 30.0 GB to spare
 scrub     last 2025-11-15, 620.0 GB checked, 1 block repaired, next 2025-12-15
 
-IF THIS DIES              COPIES THERE   YOU LOSE   LEFT ON ONE COPY   STATE    ERRORS r/w/sum
-ata-ST380815AS_6QZ0X1AB        46.0 GB        0 B            46.0 GB   active            0/0/0
-ata-WD5000AAKX_WCC2EK4J       287.0 GB        0 B           287.0 GB   active            0/0/0
-ata-ST500DM002_Z3T0A1A        287.0 GB        0 B           287.0 GB   active            0/0/0
+IF THIS DIES              COPIES THERE   YOU LOSE   LEFT ON ONE COPY   THEN                          STATE    ERRORS r/w/sum
+ata-ST380815AS_6QZ0X1AB        46.0 GB        0 B            46.0 GB   46.0 GB made again, 13 min    active            0/0/0
+ata-WD5000AAKX_WCC2EK4J       287.0 GB        0 B           287.0 GB   287.0 GB made again, 80 min   active            0/0/0
+ata-ST500DM002_Z3T0A1A        287.0 GB        0 B           287.0 GB   287.0 GB made again, 80 min   active            0/0/0
 served    NBD on 0.0.0.0:10809
 ";
     assert_eq!(screen(&report, PLAIN), expected);
@@ -136,10 +150,10 @@ space     540.0 GB usable = 310.0 GB in 1 volume + 230.0 GB free
 heal      after losing a drive there is nowhere to rebuild to, until it is replaced
 rebuild   [########............]  42 %   50.5 GB of 120.2 GB   60.0 MB/s   20 min left
 
-IF THIS DIES              COPIES THERE   YOU LOSE   LEFT ON ONE COPY   STATE     ERRORS r/w/sum
-ata-ST380815AS_6QZ0X1AB        46.0 GB        0 B            46.0 GB   active             0/0/0
-ata-WD5000AAKX_WCC2EK4J       287.0 GB    16.8 GB           287.0 GB   active             0/0/0
-ata-ST500DM002_Z3T0A1A        287.0 GB          -                  -   missing            0/0/0
+IF THIS DIES              COPIES THERE   YOU LOSE   LEFT ON ONE COPY   THEN                                              STATE     ERRORS r/w/sum
+ata-ST380815AS_6QZ0X1AB        46.0 GB        0 B            46.0 GB   nowhere to rebuild 46.0 GB                        active             0/0/0
+ata-WD5000AAKX_WCC2EK4J       287.0 GB    16.8 GB           287.0 GB   34.0 GB made again, nowhere to rebuild 253.0 GB   active             0/0/0
+ata-ST500DM002_Z3T0A1A        287.0 GB          -                  -   -                                                 missing            0/0/0
 
 do        nothing now: the copies are being made again, complete in 20 min
 do        connect ata-ST500DM002_Z3T0A1A again; it is brought up to date by itself
@@ -215,7 +229,33 @@ fn too_little_free_space_and_a_missing_witness_are_said() {
     (pool.heal_possible, pool.votes_present) = (false, 3);
     let text = pool_screen(&pool, PLAIN);
     assert!(text.contains("(500.0 GB): too little is free\n"), "{text}");
+    pool.drives[2].does_not_heal_bytes = 40 * GB;
+    let text = pool_screen(&pool, PLAIN);
+    assert!(text.contains("(500.0 GB): too little is free, 40.0 GB would find no place\n"), "{text}");
+    assert!(text.contains("287.0 GB made again, nowhere to rebuild 40.0 GB"), "{text}");
     assert!(text.contains("why       3 of 4 votes are here: the witness is missing\n"), "{text}");
+}
+
+#[test]
+fn the_reserve_is_told_before_it_is_broken() {
+    let mut pool = healthy();
+    pool.heal_spare_bytes = Some(19 * GB);
+    assert!(pool_screen(&pool, PLAIN).contains("(500.0 GB): only 19.0 GB to spare\n"));
+    pool.reserve_enforced = true;
+    let text = pool_screen(&pool, PLAIN);
+    assert!(text.contains("only 19.0 GB to spare; what would take it is refused\n"), "{text}");
+    (pool.heal_spare_bytes, pool.heal_short_bytes) = (Some(0), 7 * GB);
+    let text = pool_screen(&pool, PLAIN);
+    assert!(text.contains("(500.0 GB): at least 7.0 GB too much is stored\n"), "{text}");
+}
+
+#[test]
+fn what_survives_no_drive_is_told_beside_what_does() {
+    let mut pool = healthy();
+    assert!(!pool_screen(&pool, PLAIN).contains("protected"));
+    pool.protected_bytes = 270 * GB;
+    let text = pool_screen(&pool, PLAIN);
+    assert!(text.contains("\nprotected 270.0 GB survive any drive; 40.0 GB do not\n"), "{text}");
 }
 
 #[test]

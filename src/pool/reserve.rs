@@ -1,0 +1,177 @@
+//! The reserve: what must stay free so that everything gets its copies back after the largest member is lost. Pure.
+//!
+//! An arithmetic bound, cheap enough for every allocation. Without the largest member, and without the room that single
+//! copies take on the others, slots fit with each copy on another member if and only if for j = 0, 1, 2 the copies that
+//! cannot lie on the j largest of them have room on the rest. What breaks the bound cannot heal, so that nothing is
+//! refused in its name that could. What keeps it heals as long as slots lie spread as `alloc` spreads them; whether all
+//! copies find a place as they lie now is what `meter` tells, exactly.
+
+use super::state::{FreeExtents, MemberState, State};
+use crate::base::limits::COPIES_MAX;
+use crate::base::units::MemberId;
+use std::collections::BTreeMap;
+
+/// What is stored, as the bound sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Stored {
+    /// Extents of the members that the pool counts on.
+    members: BTreeMap<MemberId, u64>,
+    /// Slots with single copies on each member: they stay where they are, and are lost with it.
+    singles: BTreeMap<MemberId, u64>,
+    /// Slots with 1, 2 and 3 copies.
+    slots: [u64; COPIES_MAX],
+}
+
+/// How far what is stored is from what can heal, in slots of one number of copies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Margin {
+    /// There are no more members than copies: nothing gets its copies back, however little is stored.
+    Nowhere,
+    /// So many more may be stored.
+    Spare(u64),
+    /// At least so many are stored that should not be.
+    Short(u64),
+}
+
+impl Stored {
+    /// What a state has stored. A member counts until it is given up: while one is away for a moment nothing changes.
+    /// Takes time for volumes and for slots with single copies, not for others.
+    pub fn of(state: &State, free: &FreeExtents) -> Stored {
+        let mut stored = Stored::default();
+        for (id, record) in &state.members {
+            let counts = match record.state {
+                MemberState::Active | MemberState::Suspect | MemberState::Stale | MemberState::Resyncing => {
+                    true
+                }
+                MemberState::Missing | MemberState::Faulted => free.in_use(*id) > 0,
+                MemberState::Rebuilding | MemberState::Removed => false,
+            };
+            if counts {
+                stored.members.insert(*id, u64::from(record.extents));
+            }
+        }
+        for volume in state.volumes.values() {
+            stored.slots[usize::from(volume.copies) - 1] += volume.slots.len() as u64; // widening
+            for slot in volume.slots.values().filter(|_| volume.copies == 1) {
+                slot.copies.iter().for_each(|c| *stored.singles.entry(c.member).or_default() += 1);
+            }
+        }
+        stored
+    }
+
+    /// One more slot, with its copies on these members.
+    pub fn add(&mut self, members: &[MemberId]) {
+        self.slots[members.len() - 1] += 1;
+        if let [member] = members {
+            *self.singles.entry(*member).or_default() += 1;
+        }
+    }
+
+    /// Whether all slots with several copies have room for them without the largest member.
+    pub fn heals(&self) -> bool {
+        self.largest().all(|lost| self.slack(lost).all(|slack| slack >= 0))
+    }
+
+    /// What may still be stored with so many copies so that it heals.
+    pub fn margin(&self, copies: u8) -> Margin {
+        if copies < 2 || self.members.len() <= usize::from(copies) {
+            return Margin::Nowhere;
+        }
+        let (mut spare, mut short) = (u64::MAX, 0);
+        for lost in self.largest() {
+            for (j, slack) in (0..u64::from(copies)).zip(self.slack(lost)) {
+                let each = u64::from(copies) - j;
+                match u64::try_from(slack) {
+                    Ok(slack) => spare = spare.min(slack / each),
+                    Err(_) => short = short.max(slack.unsigned_abs().div_ceil(each)),
+                }
+            }
+        }
+        if short > 0 { Margin::Short(short) } else { Margin::Spare(spare) }
+    }
+
+    /// The members that none is larger than.
+    fn largest(&self) -> impl Iterator<Item = MemberId> + '_ {
+        let most = self.members.values().copied().max().unwrap_or(0);
+        self.members.iter().filter(move |(_, extents)| **extents == most).map(|(id, _)| *id)
+    }
+
+    /// Without this member: the room on all but the j largest of the others, less the copies that must lie there, for
+    /// j = 0, 1, 2. Where there are fewer members than copies, a slot has as many as there are members.
+    fn slack(&self, lost: MemberId) -> impl Iterator<Item = i64> {
+        let room = |(id, extents): (&MemberId, &u64)| {
+            extents.saturating_sub(self.singles.get(id).copied().unwrap_or(0))
+        };
+        let mut rooms: Vec<u64> = self.members.iter().filter(|(id, _)| **id != lost).map(room).collect();
+        rooms.sort_unstable_by_key(|room| std::cmp::Reverse(*room));
+        let slots = self.slots;
+        (0..COPIES_MAX).map(move |j| {
+            let there: u64 = rooms.iter().skip(j).sum();
+            let of = |(copies, slots): (usize, u64)| {
+                slots * copies.min(rooms.len()).saturating_sub(j) as u64 // widening
+            };
+            let needed: u64 = (2..).zip(slots.into_iter().skip(1)).map(of).sum();
+            there.cast_signed() - needed.cast_signed()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::alloc::usable;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn stored(extents: &[u64], slots: [u64; 3]) -> Stored {
+        let members = (0..).map(MemberId).zip(extents.iter().copied()).collect();
+        Stored { members, singles: BTreeMap::new(), slots }
+    }
+
+    #[test]
+    fn the_margin_is_the_known_arithmetic() {
+        let drives = [80, 500, 500, 500, 500, 500];
+        assert_eq!(stored(&drives, [0, 310, 0]).margin(2), Margin::Spare(1040 - 310));
+        assert_eq!(stored(&drives, [0, 1100, 0]).margin(2), Margin::Short(60));
+        assert_eq!(stored(&[80, 500], [0, 1, 0]).margin(2), Margin::Nowhere);
+        assert!(stored(&[80, 500], [0, 80, 0]).heals(), "nothing could heal: nothing is refused");
+        assert_eq!(stored(&[80, 500, 500], [0, 80, 0]).margin(2), Margin::Spare(0));
+    }
+
+    #[test]
+    fn single_copies_take_room_where_they_stay_and_none_where_they_are_lost() {
+        let mut on_the_largest = stored(&[80, 80, 500], [0, 80, 0]);
+        (0..400).for_each(|_| on_the_largest.add(&[MemberId(2)]));
+        assert_eq!(on_the_largest.margin(2), Margin::Spare(0));
+        let mut beside = stored(&[80, 80, 500], [0, 70, 0]);
+        (0..10).for_each(|_| beside.add(&[MemberId(0)]));
+        assert_eq!((beside.margin(2), beside.heals()), (Margin::Spare(0), true));
+        beside.add(&[MemberId(1)]);
+        assert!(beside.heals(), "70 still fit on both");
+        beside.add(&[MemberId(0)]);
+        assert_eq!((beside.margin(2), beside.heals()), (Margin::Short(1), false));
+    }
+
+    proptest! {
+        #[test]
+        fn with_one_number_of_copies_it_is_what_is_usable_without_the_largest(
+            extents in prop::collection::vec(1u32..60, 2..8), copies in 2u8..=3, part in 0u64..=120
+        ) {
+            let mut rest = extents.clone();
+            rest.sort_unstable();
+            rest.pop();
+            let most = usable(&rest, copies);
+            let slots = usable(&extents, copies) * part / 120;
+            let mut stored = stored(&extents.iter().map(|e| u64::from(*e)).collect::<Vec<_>>(), [0; 3]);
+            stored.slots[usize::from(copies) - 1] = slots;
+            if extents.len() <= usize::from(copies) {
+                prop_assert_eq!(stored.margin(copies), Margin::Nowhere);
+                prop_assert!(stored.heals());
+            } else if slots <= most {
+                prop_assert_eq!(stored.margin(copies), Margin::Spare(most - slots));
+            } else {
+                prop_assert!(matches!(stored.margin(copies), Margin::Short(n) if n <= slots - most));
+                prop_assert!(!stored.heals());
+            }
+        }
+    }
+}
