@@ -5,7 +5,9 @@ mod payload;
 
 use drystone::base::units::{ByteLen, MemberId, Span};
 use drystone::block::{Status, WriteFlags, ZeroFlags};
+use drystone::pool::reserve::Margin;
 use drystone::pool::{self, CreatePlan, OpenPlan, Pool, VolumePlan};
+use drystone::reactor::Core;
 use drystone::sim::{DiskShape, Process, World};
 use drystone::volume::{Handle, Volume};
 use payload::payload;
@@ -417,4 +419,100 @@ fn a_region_that_was_looked_at_before_its_slot_was_allocated_is_rebuilt_too() {
     });
     assert!(used(&pool).iter().all(|m| m.id != lost), "every slot has two copies again");
     drop(handle);
+}
+
+/// Writes one block of each stripe unit; gives the places that were refused for lack of space.
+async fn fill(handle: &Handle, len: u64) -> Vec<u64> {
+    let mut refused = Vec::new();
+    for at in (0..len).step_by(128 << 10) {
+        match put(handle, at, 4096, 5).await {
+            Ok(()) => {}
+            Err(Status::NoSpace) => refused.push(at),
+            Err(other) => panic!("{other}"),
+        }
+    }
+    refused
+}
+
+/// A drive is gone for good; waits until everything was made anew that can be.
+async fn lose(core: &Core, pool: &Pool, member: MemberId) {
+    core.sleep(Duration::from_secs(10)).await;
+    pool.declare_dead(member).await.expect("the loss was noticed");
+    core.sleep(Duration::from_secs(120)).await;
+}
+
+#[test]
+fn a_reserve_that_is_enforced_stays_free_and_heals_the_largest_drive() {
+    let rig = Rig::new(7, &[80, 120, 120, 120]);
+    let head = rig.world.boot(1);
+    rig.create(&head, 2);
+    let pool = rig.open(&head).expect("opens");
+    let (usable, needed) = (pool.facts().usable[1], pool.facts().heal_needed);
+    assert!(needed.0 > 0 && pool.facts().heal_possible);
+    pool.enforce_reserve(true);
+    let (pool, handle) = rig.volume(&head, pool, "data", usable.0, 2);
+    let mine = handle.clone();
+    let refused = rig.on(&head, async move { fill(&mine, usable.0).await });
+    // Slots of stripes always lie on the same pairs here, so that more must stay free than the sums say.
+    let stored = usable.0 - refused.len() as u64 * (128 << 10);
+    assert!(stored <= usable.0 - needed.0 && stored > usable.0 / 2, "{stored} of {}", usable.0);
+    let facts = pool.facts();
+    assert!(facts.heal_possible && matches!(facts.margin, Margin::Spare(_)), "{:?}", facts.margin);
+    let (mine, beyond) = (handle.clone(), refused[0]);
+    let pool = rig.on(&head, async move {
+        put(&mine, 0, 1 << 16, 6).await.expect("overwrites go on");
+        assert_eq!(put(&mine, beyond, 4096, 7).await, Err(Status::NoSpace));
+        pool.enforce_reserve(false);
+        put(&mine, beyond, 4096, 7).await.expect("a warning refuses nothing");
+        assert!(!pool.facts().heal_possible, "it was refused for a reason");
+        pool.enforce_reserve(true);
+        mine.discard(Span::at(0, 8 << 20), WriteFlags::default()).await.expect("trims go on");
+        put(&mine, 0, 4096, 7).await.expect("there is room again");
+        pool
+    });
+    assert!(pool.facts().heal_possible, "{:?}", pool.facts().members);
+    rig.world.disk("/dev/d1").unplug();
+    let pool = rig.on(&head, async move {
+        lose(handle.core(), &pool, MemberId(1)).await;
+        pool
+    });
+    assert_eq!(pool.facts().volumes[0].below_promise, ByteLen(0));
+}
+
+#[test]
+fn what_is_said_of_a_drive_is_what_happens_when_it_dies() {
+    for lost in 0..3u16 {
+        let rig = Rig::new(8, &[80, 80, 120]);
+        let head = rig.world.boot(1);
+        rig.create(&head, 2);
+        let pool = rig.open(&head).expect("opens");
+        let (pool, double) = rig.volume(&head, pool, "double", 70 << 20, 2);
+        let (pool, single) = rig.volume(&head, pool, "single", 30 << 20, 1);
+        rig.on(&head, async move {
+            assert!(fill(&double, 70 << 20).await.is_empty());
+            assert!(fill(&single, 30 << 20).await.is_empty());
+        });
+        let said = pool.facts().members[usize::from(lost)].clone();
+        let all: u64 = pool.facts().members.iter().map(|m| m.lost_without.0).sum();
+        assert_eq!(pool.facts().protected.0 + all, 100 << 20);
+        rig.world.disk(format!("/dev/d{lost}")).unplug();
+        let core = head.core(0).clone();
+        let pool = rig.on(&head, async move {
+            lose(&core, &pool, MemberId(lost)).await;
+            pool
+        });
+        let handle = rig.handle(&head, &pool, "single");
+        let unreadable = rig.on(&head, async move {
+            let mut units = 0;
+            for at in (0..30 << 20).step_by(128 << 10) {
+                units += u64::from(handle.read(Span::at(at, 4096)).await.is_err());
+            }
+            units
+        });
+        let facts = pool.facts();
+        let double = facts.volumes.iter().find(|v| v.name == "double").expect("there");
+        assert_eq!(unreadable * (128 << 10), said.lost_without.0, "drive {lost}");
+        assert_eq!(double.below_promise, said.does_not_heal, "drive {lost}");
+        assert_eq!(said.heals.0 + said.does_not_heal.0 + said.lost_without.0, said.used.0, "drive {lost}");
+    }
 }

@@ -6,14 +6,16 @@ use super::args::PlanArgs;
 use super::disks;
 use super::exit::{Ended, Exit};
 use super::session::Session;
-use super::words::{Side, bytes, table};
+use super::words::{Side, bytes, duration, table};
 use crate::base::limits::COPIES_MAX;
 use crate::base::units::ByteLen;
 use crate::control::api::Failure;
 use crate::control::refusal::word;
 use crate::disk::inspect::{Drive, Standing};
 use crate::pool::alloc::usable;
+use crate::pool::balance::targets;
 use crate::pool::layout::{extent_size_for, member_layout, member_size_min};
+use crate::pool::meter::{rate_expected, seconds};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
@@ -85,6 +87,8 @@ struct Layout {
     survives_drives: u8,
     /// What may be stored so that, after losing the largest drive, every block gets all its copies again.
     heals_up_to_bytes: u64,
+    /// How long that takes with so much stored, seconds, at the rate that is expected of such drives. None: it does not.
+    heal_seconds: Option<u64>,
 }
 
 #[derive(Debug, Serialize, PartialEq)]
@@ -99,13 +103,14 @@ fn plan(drives: &[Drive]) -> Plan {
     let extents_of = |size: ByteLen| member_layout(size, extent).map_or(0, |layout| layout.extents);
     let extents: Vec<u32> = sizes.iter().map(|size| extents_of(*size)).collect();
     let largest = extents.iter().copied().max().unwrap_or(0);
+    let rate = rate_expected(drives.iter().any(|d| d.rotational));
     let sum = |list: &[u32]| list.iter().map(|n| u64::from(*n)).sum::<u64>();
     let cannot_be_mirrored = (2 * u64::from(largest)).saturating_sub(sum(&extents));
     Plan {
         raw_bytes: drives.iter().map(|d| d.size.0).sum(),
         extent_bytes: extent.0,
         drives: drives.iter().map(|drive| planned(drive, &extents_of)).collect(),
-        layouts: (1..=COPIES_MAX).map(|copies| layout(copies, &extents, extent)).collect(),
+        layouts: (1..=COPIES_MAX).map(|copies| layout(copies, &extents, extent, rate)).collect(),
         cannot_be_mirrored_bytes: cannot_be_mirrored * extent.0,
         would_help: (cannot_be_mirrored > 0).then(|| help(&sizes, &extents, extent)),
     }
@@ -131,17 +136,29 @@ fn planned(drive: &Drive, extents_of: &impl Fn(ByteLen) -> u32) -> PlannedDrive 
     }
 }
 
-fn layout(copies: usize, extents: &[u32], extent: ByteLen) -> Layout {
+fn layout(copies: usize, extents: &[u32], extent: ByteLen, rate: u64) -> Layout {
     let copies = u8::try_from(copies).expect("three at most");
     let mut rest = extents.to_vec();
     rest.sort_unstable();
     rest.pop();
+    let most = if copies > 1 { usable(&rest, copies) } else { 0 };
+    let held = on_the_largest(extents, copies, most) * extent.0;
     Layout {
         copies,
         usable_bytes: usable(extents, copies) * extent.0,
         survives_drives: copies - 1,
-        heals_up_to_bytes: if copies > 1 { usable(&rest, copies) * extent.0 } else { 0 },
+        heals_up_to_bytes: most * extent.0,
+        heal_seconds: seconds(held, rate).filter(|_| most > 0),
     }
+}
+
+/// Extents in use on the largest drive when so many slots are stored, spread as the pool spreads them.
+fn on_the_largest(extents: &[u32], copies: u8, slots: u64) -> u64 {
+    let totals: Vec<u64> = extents.iter().map(|e| u64::from(*e)).collect();
+    let mut stored = [0; COPIES_MAX];
+    stored[usize::from(copies) - 1] = slots;
+    let wanted = targets(&totals, stored);
+    totals.iter().zip(wanted).max_by_key(|(total, _)| **total).map_or(0, |(_, wanted)| wanted)
 }
 
 /// One more drive as large as the largest.
@@ -191,12 +208,13 @@ fn layout_row(layout: &Layout, plan: &Plan) -> Vec<String> {
         1 => "any 1 drive".to_owned(),
         more => format!("any {more} drives"),
     };
+    let took = layout.heal_seconds.map_or(String::new(), |s| format!(", in {}", duration(s)));
     let heals = match (layout.copies, layout.heals_up_to_bytes) {
         (1, _) => "no: there is no second copy".to_owned(),
         (_, 0) => "no: there is nowhere to rebuild to".to_owned(),
-        (_, most) if most >= layout.usable_bytes => "yes".to_owned(),
+        (_, most) if most >= layout.usable_bytes => format!("yes{took}"),
         (_, most) => {
-            format!("up to {} stored: keep {} free", bytes(most), bytes(layout.usable_bytes - most))
+            format!("up to {} stored{took}: keep {} free", bytes(most), bytes(layout.usable_bytes - most))
         }
     };
     vec![copies, bytes(layout.usable_bytes), layout.usable_bytes.to_string(), survives, heals]

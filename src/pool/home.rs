@@ -20,7 +20,7 @@ use super::redundancy::stripe::Geometry;
 use super::region::Placement;
 use super::replay::replay;
 use super::reservations::SetReservations;
-use super::reserve::Stored;
+use super::reserve::Reserve;
 use super::returning::{Back, returned};
 use super::shared::Shared;
 use super::state::{Absence, Change, FreeExtents, MemberState, Rank, Scrubs, State, VolumeRecord};
@@ -168,8 +168,8 @@ pub struct Batch {
     changes: Vec<Change>,
     pub decided: Vec<Decided>,
     sequence: u64,
-    /// What is stored, once that was asked for.
-    stored: Option<Stored>,
+    /// What may be allocated, once that was asked for.
+    reserve: Option<Reserve>,
 }
 
 impl Drop for Home {
@@ -234,7 +234,7 @@ impl Home {
             changes: Vec::new(),
             decided: Vec::new(),
             sequence: self.votes.position.sequence + 1,
-            stored: None,
+            reserve: None,
         }
     }
 
@@ -651,13 +651,10 @@ impl Batch {
         let members = alloc::choose(&rooms, record.copies).ok_or(Status::NoSpace)?;
         if pool.reserve_enforced.load(Ordering::Acquire) {
             // What this batch frees counts from the next one on, as its extents do.
-            let stored = self.stored.get_or_insert_with(|| Stored::of(&self.state, &self.free));
-            let mut after = stored.clone();
-            after.add(&members);
-            if !after.heals() {
+            let of = || Reserve::of(&self.state, &self.free, &self.reserved);
+            if !self.reserve.get_or_insert_with(of).admits(&members) {
                 return Err(Status::NoSpace);
             }
-            *stored = after;
         }
         let take = |m: MemberId| self.free.take(m).map(|extent| Copy { member: m, extent });
         let one = is_planted(pool, Planted::CopiesOnOneMember);

@@ -17,8 +17,8 @@ use std::collections::BTreeMap;
 
 /// What background copying is expected to reach before a rebuild has shown it, bytes per second: what one slow drive of
 /// the kind does while it seeks, or while it is full.
-pub const RATE_ROTATIONAL: u64 = 60_000_000;
-pub const RATE_FLASH: u64 = 100_000_000;
+const RATE_ROTATIONAL: u64 = 60_000_000;
+const RATE_FLASH: u64 = 100_000_000;
 
 /// What a member can do when another one is lost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -112,6 +112,11 @@ pub fn if_lost(groups: &[Group], gauges: &[Gauge], member: MemberId) -> IfLost {
     }
     (found.heals, found.homeless) = flow.run();
     found
+}
+
+/// How fast copies are expected to be made anew, bytes per second, where some drive rotates or none does.
+pub fn rate_expected(rotational: bool) -> u64 {
+    if rotational { RATE_ROTATIONAL } else { RATE_FLASH }
 }
 
 /// How long it takes to copy so many bytes, seconds, rounded up. None at a rate of zero.

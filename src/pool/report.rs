@@ -5,7 +5,7 @@ use super::Pool;
 use super::alloc::usable;
 use super::lifecycle::{self, Event};
 use super::member::Member;
-use super::meter::{Gauge, Group, IfLost, RATE_FLASH, RATE_ROTATIONAL, Standing, groups, if_lost, protected};
+use super::meter::{Gauge, Group, IfLost, Standing, groups, if_lost, protected, rate_expected};
 use super::quorum::{Tally, votes_of};
 use super::rebuild::hindrance;
 use super::reserve::{Margin, Stored};
@@ -258,11 +258,6 @@ fn heal(state: &State, in_sync: &[Arc<Member>], members: &[MemberFacts]) -> (Byt
     let is_largest = |m: &&MemberFacts| m.in_sync && state.members[&m.id].extents == most;
     let possible = members.iter().filter(is_largest).all(|m| m.does_not_heal.0 == 0);
     (ByteLen(needed * state.extent.0), possible && state.copies > 1)
-}
-
-/// Bytes per second until a rebuild has shown better.
-fn rate_expected(rotational: bool) -> u64 {
-    if rotational { RATE_ROTATIONAL } else { RATE_FLASH }
 }
 
 /// What people are told about a member: what is committed, and what is suspected.

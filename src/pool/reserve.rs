@@ -3,9 +3,12 @@
 //! An arithmetic bound, cheap enough for every allocation. Without the largest member, and without the room that single
 //! copies take on the others, slots fit with each copy on another member if and only if for j = 0, 1, 2 the copies that
 //! cannot lie on the j largest of them have room on the rest. What breaks the bound cannot heal, so that nothing is
-//! refused in its name that could. What keeps it heals as long as slots lie spread as `alloc` spreads them; whether all
-//! copies find a place as they lie now is what `meter` tells, exactly.
+//! refused in its name that could. What keeps it may still not heal: where the same members always have their slots
+//! together, the copies of one have too few places. So `Reserve`, which says what is admitted, asks `meter` as well,
+//! when the room is not so large that wherever they lie they find a place.
 
+use super::meter::{Gauge, Group, Standing, groups, if_lost};
+use super::redundancy::mirror::Copy;
 use super::state::{FreeExtents, MemberState, State};
 use crate::base::limits::COPIES_MAX;
 use crate::base::units::MemberId;
@@ -116,6 +119,79 @@ impl Stored {
     }
 }
 
+/// What may be allocated so that everything heals after the largest member is lost.
+pub struct Reserve {
+    stored: Stored,
+    /// Slots that could get their copies back. A member that is only away counts as there.
+    groups: Vec<Group>,
+    gauges: Vec<Gauge>,
+}
+
+impl Reserve {
+    /// As it is in a state, with these extents free, and these not yet in use but not free either.
+    pub fn of(state: &State, free: &FreeExtents, reserved: &[Copy]) -> Reserve {
+        let stored = Stored::of(state, free);
+        let gauge = |id: &MemberId| {
+            let there = stored.members.contains_key(id);
+            let standing = if there { Standing::InSync } else { Standing::Gone };
+            let reserved = reserved.iter().filter(|c| c.member == *id).count();
+            let free = free.free(*id).saturating_add(u32::try_from(reserved).unwrap_or(0));
+            Gauge { member: *id, standing, free }
+        };
+        let gauges = state.members.keys().map(gauge).collect();
+        let slots = state.volumes.values().flat_map(|v| v.slots.values()).map(|s| &s.copies);
+        let mut groups = groups(slots, |copies| copies.iter().map(|c| c.member).collect());
+        groups.retain(|g| g.members.len() < stored.members.len());
+        Reserve { stored, groups, gauges }
+    }
+
+    /// Whether a slot may get its copies on these members. If so it counts as allocated from here on.
+    pub fn admits(&mut self, members: &[MemberId]) -> bool {
+        let mut after = self.stored.clone();
+        after.add(members);
+        if !after.heals() {
+            return false;
+        }
+        self.count(members, true);
+        let admitted = members.len() >= after.members.len()
+            || after.largest().all(|lost| self.is_roomy(lost) || self.heals_without(lost));
+        if admitted {
+            self.stored = after;
+        } else {
+            self.count(members, false);
+        }
+        admitted
+    }
+
+    fn heals_without(&self, lost: MemberId) -> bool {
+        if_lost(&self.groups, &self.gauges, lost).homeless == 0
+    }
+
+    /// Whether there is room for all that this member has, even if none of it may go to the two with most room: a slot
+    /// has at most two copies besides.
+    fn is_roomy(&self, lost: MemberId) -> bool {
+        let all_there = self.gauges.iter().all(|g| g.standing == Standing::InSync);
+        let held = self.groups.iter().filter(|g| g.members.contains(&lost)).map(|g| g.slots).sum::<u64>();
+        let others = self.gauges.iter().filter(|g| g.member != lost);
+        let mut rooms: Vec<u64> = others.map(|g| u64::from(g.free)).collect();
+        rooms.sort_unstable_by_key(|room| std::cmp::Reverse(*room));
+        all_there && rooms.iter().skip(COPIES_MAX - 1).sum::<u64>() >= held
+    }
+
+    /// Counts one slot more or less.
+    fn count(&mut self, members: &[MemberId], more: bool) {
+        for gauge in self.gauges.iter_mut().filter(|g| members.contains(&g.member)) {
+            gauge.free = if more { gauge.free.saturating_sub(1) } else { gauge.free.saturating_add(1) };
+        }
+        let mut members: super::meter::Members = members.iter().copied().collect();
+        members.sort_unstable();
+        match self.groups.iter_mut().find(|g| g.members == members) {
+            Some(group) => group.slots = if more { group.slots + 1 } else { group.slots - 1 },
+            None => self.groups.push(Group { sources: members.clone(), members, slots: 1 }),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::alloc::usable;
@@ -149,6 +225,28 @@ mod tests {
         assert!(beside.heals(), "70 still fit on both");
         beside.add(&[MemberId(0)]);
         assert_eq!((beside.margin(2), beside.heals()), (Margin::Short(1), false));
+    }
+
+    /// Members of the same size: slots on pairs that are always the same stop being admitted when the copies of one
+    /// member have no place any more, whatever the sums say.
+    #[test]
+    fn what_lies_on_the_same_members_is_admitted_as_far_as_it_heals() {
+        for (pairs, most) in
+            [(&[(0, 1), (2, 3)][..], 133), (&[(0, 1), (2, 3), (0, 2), (1, 3), (0, 3), (1, 2)], 150)]
+        {
+            let gauge = |i| Gauge { member: MemberId(i), standing: Standing::InSync, free: 100 };
+            let mut reserve = Reserve {
+                stored: stored(&[100; 4], [0; 3]),
+                groups: Vec::new(),
+                gauges: (0..4).map(gauge).collect(),
+            };
+            let mut turns = pairs.iter().cycle();
+            let mut next = || turns.next().map(|(a, b)| [MemberId(*a), MemberId(*b)]).unwrap();
+            let admitted = (0..200).take_while(|_| reserve.admits(&next())).count();
+            assert_eq!(admitted, most, "{pairs:?}");
+            let heals = |i| if_lost(&reserve.groups, &reserve.gauges, MemberId(i)).homeless == 0;
+            assert!((0..4).all(heals));
+        }
     }
 
     proptest! {

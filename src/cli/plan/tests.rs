@@ -35,6 +35,7 @@ fn two_drives_give_what_the_smaller_one_has() {
     assert!(close(usable[0], 580 * GB) && close(usable[1], 80 * GB), "{usable:?}");
     assert_eq!(usable[2], 0);
     assert_eq!(plan.layouts[1].heals_up_to_bytes, 0, "nowhere to rebuild to");
+    assert_eq!(plan.layouts[1].heal_seconds, None);
     assert!(close(plan.cannot_be_mirrored_bytes, 420 * GB));
     assert!(close(plan.would_help.unwrap().usable_bytes, 540 * GB));
 }
@@ -46,6 +47,8 @@ fn six_drives_heal_themselves_up_to_the_known_figure() {
     let plan = plan(&drives);
     assert!(close(plan.layouts[1].usable_bytes, 1290 * GB), "{:?}", plan.layouts);
     assert!(close(plan.layouts[1].heals_up_to_bytes, 1040 * GB), "{:?}", plan.layouts);
+    // 2 x 1040 GB in proportion: 403 GB on a drive of 500 GB, at 60 MB/s.
+    assert!(close(plan.layouts[1].heal_seconds.unwrap(), 6720), "{:?}", plan.layouts);
     assert_eq!((plan.cannot_be_mirrored_bytes, plan.would_help), (0, None));
 }
 
