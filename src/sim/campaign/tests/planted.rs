@@ -64,6 +64,7 @@ found! {
     r11_settling_that_only_reads SettleOnlyReads 7,
     r48_a_crash_taken_for_a_close BelieveClean 6,
     r48_a_clean_mark_that_is_too_early CleanMarkTooEarly 0,
+    r30_resync_without_holding_the_region ResyncWithoutHold 1244,
     r30_resync_without_write_through ResyncWithoutWriteThrough 2,
     r30_resync_that_skips_zeroes ResyncSkipsZeroes 2,
     r32_in_sync_before_the_flush InSyncBeforeFlush 90,
@@ -103,7 +104,6 @@ const BY_TOOL_ONLY: &[Planted] = &[
     Planted::ReadStaleCopy,
     Planted::ForgetMissedOfOthers,
     Planted::HealWithoutHold,
-    Planted::ResyncWithoutHold,
     Planted::FreeDuringSave,
 ];
 
