@@ -1,8 +1,10 @@
 //! NBD against NVMe/TCP, in turns: one core serves a volume in memory, one is the client, over loopback.
 //!
 //! ```text
-//! cargo bench --bench protocols [-- ROUNDS]      default 5 rounds of half a second for each workload and protocol
+//! cargo bench --bench protocols [-- ROUNDS [WORDS]]
 //! ```
+//!
+//! Default: 5 rounds of half a second for each workload and protocol. WORDS: workloads whose names have them alone.
 //!
 //! Printed are medians of the rounds: what the client got, what the server's thread used of its processor for it, and the
 //! ratio of NVMe to NBD of each round's pair. More than 1 is better for NVMe.
@@ -39,11 +41,18 @@ struct Workload {
     writes: bool,
 }
 
-const WORKLOADS: [Workload; 5] = [
+const WORKLOADS: [Workload; 6] = [
     Workload { name: "random read 4k, depth 1", len: 4096, depth: 1, random: true, writes: false },
     Workload { name: "random read 4k, depth 32", len: 4096, depth: 32, random: true, writes: false },
     Workload { name: "random write 4k, depth 32", len: 4096, depth: 32, random: true, writes: true },
     Workload { name: "sequential read 1M, depth 4", len: 1 << 20, depth: 4, random: false, writes: false },
+    Workload {
+        name: "sequential write 128k, depth 16",
+        len: 128 << 10,
+        depth: 16,
+        random: false,
+        writes: true,
+    },
     Workload { name: "sequential write 1M, depth 4", len: 1 << 20, depth: 4, random: false, writes: true },
 ];
 
@@ -130,19 +139,26 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-async fn measure(core: Core, served: Served, nqn: String, number: u32, rounds: usize) {
+/// What was asked for on the command line.
+struct Asked {
+    rounds: usize,
+    words: String,
+}
+
+async fn measure(core: Core, served: Served, nqn: String, number: u32, asked: Asked) {
+    let Asked { rounds, words } = asked;
     let client = Client::connect(&core, served.nbd, "data", ClientOptions::default()).await.expect("NBD");
     let options = HostOptions::of(uuid::Uuid::from_u128(1));
     let host = Host::connect(&core, served.nvme, &nqn, options).await.expect("NVMe/TCP");
     let namespace = host.namespace(number).await.expect("the volume");
     let queue = host.queue(&namespace).await.expect("a queue");
     let wires = [Wire::Nbd(client), Wire::Nvme(queue)];
-    println!("{:30}{:>22}{:>22}{:>26}", "", "NBD", "NVMe/TCP", "NVMe : NBD");
+    println!("{:33}{:>22}{:>22}{:>26}", "", "NBD", "NVMe/TCP", "NVMe : NBD");
     println!(
-        "{:30}{:>12}{:>10}{:>12}{:>10}{:>14}{:>12}",
+        "{:33}{:>12}{:>10}{:>12}{:>10}{:>14}{:>12}",
         "", "per s", "ns", "per s", "ns", "rate", "per CPU s"
     );
-    for workload in WORKLOADS {
+    for workload in WORKLOADS.into_iter().filter(|workload| workload.name.contains(&words)) {
         let mut found: [Vec<(f64, f64)>; 2] = [Vec::new(), Vec::new()];
         for round in 0..rounds {
             // Every second round the other way round.
@@ -156,7 +172,7 @@ async fn measure(core: Core, served: Served, nqn: String, number: u32, rounds: u
             median(found[1].iter().zip(&found[0]).map(|(nvme, nbd)| pick(nvme) / pick(nbd)).collect())
         };
         println!(
-            "{:30}{:12.0}{:10.0}{:12.0}{:10.0}{:14.3}{:12.3}",
+            "{:33}{:12.0}{:10.0}{:12.0}{:10.0}{:14.3}{:12.3}",
             workload.name,
             of(0, |f| f.0),
             of(0, |f| f.1),
@@ -169,7 +185,9 @@ async fn measure(core: Core, served: Served, nqn: String, number: u32, rounds: u
 }
 
 fn main() {
-    let rounds = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(5);
+    let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
+    let rounds = args.next().and_then(|arg| arg.parse().ok()).unwrap_or(5);
+    let asked = Asked { rounds, words: args.next().unwrap_or_default() };
     let catalog: Arc<Catalog> = Arc::default();
     let volume = Arc::new(Volume::in_memory("data", MemoryVolume::new(ByteLen(SIZE))));
     let identity = volume.identity();
@@ -201,7 +219,7 @@ fn main() {
     let served = tells.recv().expect("the server starts");
     let nqn = nqn_of(identity.pool);
     let client = launch(plan(1), factory(handles), move |core: Core| async move {
-        measure(core, served, nqn, identity.number, rounds).await;
+        measure(core, served, nqn, identity.number, asked).await;
     });
     client.expect("a thread").join().expect("no panic").expect("a ring");
     stop.send(()).expect("the server runs");

@@ -165,6 +165,14 @@ bugs! {
     // Connections.
     /// A WRITE is answered over the network before the volume has done it.
     AnswerBeforeWrite,
+    /// An NVMe Write is answered before the volume has done it.
+    NvmeAnswerBeforeWrite,
+    /// An NVMe Flush is answered and nothing is flushed.
+    NvmeFlushIsNothing,
+    /// Data that an NVMe host was asked for lies a sector too far.
+    NvmeDataShifted,
+    /// An NVMe Read that failed is answered with zeros and the flag for success.
+    NvmeFailedReadAnswered,
 }
 
 impl Planted {

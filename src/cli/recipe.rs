@@ -8,7 +8,7 @@ use crate::nvmf::subsystem::nqn_of;
 
 /// One command for the client, and why it is as it is.
 pub struct Step {
-    pub why: &'static str,
+    pub why: String,
     pub command: String,
 }
 
@@ -19,8 +19,8 @@ pub struct Recipe {
     beside: Vec<String>,
 }
 
-fn step(why: &'static str, command: String) -> Step {
-    Step { why, command }
+fn step(why: impl Into<String>, command: String) -> Step {
+    Step { why: why.into(), command }
 }
 
 impl Recipe {
@@ -52,7 +52,7 @@ fn nbd(door: &Door, volume: &VolumeReport) -> Recipe {
             "attaches /dev/nbd0 now and at every boot, after the network is up",
             "systemctl enable --now nbd@nbd0".to_owned(),
         ),
-        format_step("mkfs.ext4 /dev/nbd0".to_owned()),
+        format_step("Or mkfs.xfs", "mkfs.ext4 /dev/nbd0".to_owned()),
         fstab_step(&fstab),
         step("", format!("mkdir -p {mount} && mount {mount}")),
     ];
@@ -68,8 +68,8 @@ fn nbd(door: &Door, volume: &VolumeReport) -> Recipe {
 }
 
 /// Once, on an empty volume.
-fn format_step(command: String) -> Step {
-    step("once, on an empty volume: this erases what is on it. Or mkfs.xfs", command)
+fn format_step(or: &str, command: String) -> Step {
+    step(format!("once, on an empty volume: this erases what is on it. {or}"), command)
 }
 
 fn fstab_step(line: &str) -> Step {
@@ -102,7 +102,12 @@ fn nvme(door: &Door, pool: &PoolReport, volume: &VolumeReport) -> Recipe {
             "connects now and at every boot, after the network is up",
             "systemctl enable --now nvmf-autoconnect".to_owned(),
         ),
-        format_step(format!("mkfs.ext4 {device}")),
+        // Linux takes the smaller of preferred and atomic writes for the physical block. That a block of 4096 bytes is
+        // not torn by a power cut cannot be promised on drives with sectors of 512.
+        format_step(
+            "Or mkfs.xfs -s size=4096: sectors of 512 bytes, its choice here, would be half-written blocks",
+            format!("mkfs.ext4 {device}"),
+        ),
         fstab_step(&fstab),
         step("", format!("mkdir -p {mount} && mount {mount}")),
     ];
@@ -189,6 +194,7 @@ mkdir -p /srv/data && mount /srv/data
         );
         assert!(text.contains("# ctrl-loss-tmo=-1 never gives up, so files wait"));
         let pool = healthy();
+        assert!(text.contains(". Or mkfs.xfs -s size=4096: "));
         assert!(text.contains(&format!("mkfs.ext4 /dev/disk/by-id/nvme-uuid.{}\n", pool.volumes[0].uuid)));
         let by_hand =
             format!("nvme connect -t tcp -a stonebox -s 4420 -n {} {options}\n", nqn_of(&pool.uuid));

@@ -100,6 +100,13 @@ pub struct RecvInto {
     pub second: Option<BufMut>,
 }
 
+impl RecvInto {
+    /// Bytes of both windows.
+    pub fn room(&self) -> usize {
+        self.first.len() + self.second.as_ref().map_or(0, |second| second.len())
+    }
+}
+
 /// Something to do. Buffers are owned by the operation until its completion.
 pub enum Op {
     Open {
@@ -150,10 +157,13 @@ pub enum Op {
     Connect {
         address: Address,
     },
-    /// At least one byte, or 0 at the end of the stream.
+    /// At least one byte, or 0 at the end of the stream. A receive that finds nothing may wait for `least` bytes, to
+    /// save the wakings in between. It ends with fewer at the end of the stream, and when the connection holds no
+    /// more. Of the receives that wait on one socket at a time, none or all have the same `least`.
     Recv {
         socket: SocketId,
         into: RecvInto,
+        least: usize,
     },
     /// All bytes of all buffers, in order.
     Send {

@@ -340,9 +340,13 @@ impl Admin {
         let is_io = world.controller.pool.is_some();
         match sqe.dword_low_byte() {
             feature::EVENTS => {
-                let known = if is_io { events::NAMESPACES | events::ANA | 0xff } else { events::DISCOVERY };
-                // Linux asks for firmware events only where they are offered; other bits mean nothing here.
-                self.events.wanted = value & known;
+                // Health may be asked for and never changes. Notices that OAES does not offer are refused, as Linux'
+                // target does: a host that waited for them would wait for ever.
+                let known = if is_io { events::IO | events::HEALTH } else { events::DISCOVERY };
+                if value & !known != 0 {
+                    return Err(Status::INVALID_FIELD);
+                }
+                self.events.wanted = value;
             }
             feature::KEEP_ALIVE => self.keep_alive_ms = value,
             feature::HOST_ID => return Err(Status::COMMAND_SEQUENCE),

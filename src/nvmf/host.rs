@@ -12,6 +12,7 @@ pub mod identify;
 pub mod introduction;
 mod link;
 pub mod opening;
+mod outbox;
 mod queue;
 pub mod refusal;
 

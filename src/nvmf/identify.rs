@@ -28,6 +28,10 @@ pub mod events {
     pub const NAMESPACES: u32 = 1 << 8;
     pub const ANA: u32 = 1 << 11;
     pub const DISCOVERY: u32 = 1 << 31;
+    /// What an I/O controller tells.
+    pub const IO: u32 = NAMESPACES | ANA;
+    /// Critical warnings, which OAES does not speak of.
+    pub const HEALTH: u32 = 0xff;
 }
 
 /// What a controller says about itself.
@@ -104,7 +108,7 @@ fn discovery_part(page: &mut [u8]) {
 
 fn io_part(page: &mut [u8]) {
     page[76] = 1 << 1 | 1 << 3; // several controllers, ANA
-    put(page, 92, &(events::NAMESPACES | events::ANA).to_le_bytes());
+    put(page, 92, &events::IO.to_le_bytes());
     page[111] = 1;
     page[261] = 1 << 1 | 1 << 2; // effects, logs from any offset
     page[342] = ANA_SECONDS;

@@ -105,12 +105,15 @@ impl Action {
         }
     }
 
-    /// What reservations may forbid of it.
+    /// What reservations may forbid of it; None for commands that check the registration themselves. Flush is one of
+    /// the writes in the specification's table of command groups, and in Linux' target.
     pub fn access(&self) -> Option<Access> {
         match self {
             Action::Read { .. } | Action::Compare { .. } | Action::Verify { .. } => Some(Access::Read),
-            Action::Write { .. } | Action::Zero { .. } | Action::Deallocate { .. } => Some(Access::Write),
-            Action::Flush | Action::Reserve { .. } | Action::ReportReservations { .. } => None,
+            Action::Write { .. } | Action::Zero { .. } | Action::Deallocate { .. } | Action::Flush => {
+                Some(Access::Write)
+            }
+            Action::Reserve { .. } | Action::ReportReservations { .. } => None,
         }
     }
 
@@ -300,6 +303,21 @@ mod tests {
         (opcode::WRITE_ZEROES, true),
         (opcode::DATASET_MANAGEMENT, true),
     ];
+
+    #[test]
+    fn commands_are_reads_and_writes_as_the_specifications_table_of_groups_says() {
+        let of =
+            |code: u8, blocks: u32, len: u32| judged(code, 0, blocks, len).expect("a good command").access();
+        assert_eq!(of(opcode::READ, 1, 512), Some(Access::Read));
+        assert_eq!(of(opcode::COMPARE, 1, 512), Some(Access::Read));
+        assert_eq!(of(opcode::VERIFY, 1, 0), Some(Access::Read));
+        assert_eq!(of(opcode::WRITE, 1, 512), Some(Access::Write));
+        assert_eq!(of(opcode::WRITE_ZEROES, 1, 0), Some(Access::Write));
+        assert_eq!(of(opcode::DATASET_MANAGEMENT, 1, 16), Some(Access::Write));
+        assert_eq!(of(opcode::FLUSH, 1, 0), Some(Access::Write));
+        assert_eq!(Action::Reserve { len: 16 }.access(), None);
+        assert_eq!(Action::ReportReservations { len: 64, extended: false }.access(), None);
+    }
 
     #[test]
     fn linux_sends_all_ranges_it_has_room_for() {

@@ -21,7 +21,7 @@ mod command;
 pub use bytes::{ENCODED_MAX, Report, fuzz_reservations, parse_report};
 pub use command::{
     Acquire, AcquireAction, Command, PersistChange, Register, RegisterAction, Release, ReleaseAction,
-    access_of, data_len,
+    data_len,
 };
 
 use super::command::Status;

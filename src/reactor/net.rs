@@ -81,7 +81,12 @@ impl Stream {
 
     /// Receives at least one byte into the windows; 0 at the end of the stream.
     pub async fn receive(&self, into: RecvInto) -> (Result<usize, Errno>, RecvInto) {
-        match self.core.op(Op::Recv { socket: self.socket, into }).await {
+        self.receive_many(into, 1).await
+    }
+
+    /// The same; may wait until so many bytes are there.
+    pub async fn receive_many(&self, into: RecvInto, least: usize) -> (Result<usize, Errno>, RecvInto) {
+        match self.core.op(Op::Recv { socket: self.socket, into, least }).await {
             Done::Received(result, into) => (result, into),
             _ => unreachable!("Recv ends with Received"),
         }

@@ -9,7 +9,7 @@ use super::sockets::{Connection, ConnectionId, Kind, NetDials, Socket, key_of};
 use super::world::{Event, State, World};
 use crate::base::checksum::structure_sum;
 use crate::io::buf::Buf;
-use crate::io::driver::{Address, Direction, Done, Op, RecvInto, SocketId};
+use crate::io::driver::{Address, Direction, Done, Op, SocketId};
 use nix::errno::Errno;
 
 const SEGMENT_MAX: u64 = 64 << 10;
@@ -60,8 +60,8 @@ impl State {
                 self.schedule(at, Event::Net(NetEvent::Knock { op: id }));
                 Ok(())
             }
-            Op::Recv { socket, into } => {
-                let (socket, room) = (*socket, room_of(into));
+            Op::Recv { socket, into, .. } => {
+                let (socket, room) = (*socket, into.room());
                 self.begin_recv(id, socket, process, room)
             }
             Op::Send { socket, from } => {
@@ -272,12 +272,16 @@ impl State {
     fn serve_receives(&mut self, connection: ConnectionId, side: usize) {
         while let Some(line) = self.net.connections.get_mut(&connection) {
             let pipe = &mut line.pipes[side];
-            if !pipe.is_readable() {
+            let Some(op) = pipe.receives.front().copied() else { break };
+            let Some(Op::Recv { into, least, .. }) = self.flights.get_mut(&op).map(|f| &mut f.op) else {
+                pipe.receives.pop_front();
+                continue;
+            };
+            if !pipe.is_readable((*least).min(into.room())) {
                 break;
             }
-            let Some(op) = pipe.receives.pop_front() else { break };
-            let Some(Op::Recv { into, .. }) = self.flights.get_mut(&op).map(|f| &mut f.op) else { continue };
-            let mut len = room_of(into).min(pipe.unread());
+            pipe.receives.pop_front();
+            let mut len = into.room().min(pipe.unread());
             if len > 1 && self.net.prng.chance(self.net.dials.tiny) {
                 len = len.min(1 + usize::try_from(self.net.prng.below(16)).expect("below 16"));
             }
@@ -471,10 +475,6 @@ impl World {
     pub fn unclog(&self, connection: ConnectionId) {
         self.state.borrow_mut().unclog(connection);
     }
-}
-
-fn room_of(into: &RecvInto) -> usize {
-    into.first.len() + into.second.as_ref().map_or(0, |second| second.len())
 }
 
 fn sum_of(buffers: &[Buf]) -> u64 {

@@ -107,9 +107,10 @@ impl Pipe {
         self.arrived.len()
     }
 
-    /// Whether a receive can end now.
-    pub(super) fn is_readable(&self) -> bool {
-        !self.arrived.is_empty() || self.read_shut || self.fin == Fin::Arrived
+    /// Whether a receive that waits for `least` bytes can end now. What fills the window is all that can come.
+    pub(super) fn is_readable(&self, least: usize) -> bool {
+        let enough = least.max(1).min(self.window);
+        self.arrived.len() >= enough || self.read_shut || self.fin == Fin::Arrived
     }
 
     /// Moves arrived bytes into a window.

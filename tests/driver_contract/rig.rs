@@ -181,8 +181,18 @@ impl Rig {
     }
 
     pub fn receive_op(&self, socket: SocketId, first: usize, second: Option<usize>) -> Op {
+        self.receive_least_op(socket, first, second, 1)
+    }
+
+    pub fn receive_least_op(
+        &self,
+        socket: SocketId,
+        first: usize,
+        second: Option<usize>,
+        least: usize,
+    ) -> Op {
         let second = second.map(|len| self.buffers.take(len));
-        Op::Recv { socket, into: RecvInto { first: self.buffers.take(first), second } }
+        Op::Recv { socket, into: RecvInto { first: self.buffers.take(first), second }, least }
     }
 
     /// One receive; no bytes mean the end of the stream.

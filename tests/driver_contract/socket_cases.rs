@@ -152,6 +152,94 @@ pub fn the_end_of_the_stream_follows_its_bytes(fixture: &mut impl Fixture) {
     assert_eq!(rig.receive(0, far, 10), Ok(Vec::new()), "and stays");
 }
 
+pub fn a_receive_of_many_bytes_gets_what_comes_before_the_end(fixture: &mut impl Fixture) {
+    for close in [false, true] {
+        let (mut rig, near, far) = rig_with_connection(fixture);
+        let bytes = pattern(5, 700);
+        let op = rig.receive_least_op(far, 5000, Some(500), 5000);
+        let mut waiting = rig.submit(0, op);
+        rig.send(0, near, &bytes).unwrap();
+        match close {
+            true => rig.finish(0, Op::CloseSocket { socket: near }).unwrap(),
+            false => rig.shutdown(0, near, Direction::Write).unwrap(),
+        }
+        let mut all = Vec::new();
+        loop {
+            let part = received(rig.wait(waiting)).unwrap();
+            if part.is_empty() {
+                break;
+            }
+            all.extend(part);
+            let op = rig.receive_least_op(far, 5000, None, 5000);
+            waiting = rig.submit(0, op);
+        }
+        assert_eq!(all, bytes);
+    }
+}
+
+pub fn a_receive_of_many_bytes_does_not_outwait_the_connection(fixture: &mut impl Fixture) {
+    for address in [any_port(), fixture.local_address()] {
+        let mut rig = Rig::new(fixture, 1);
+        let (_, near, far) = rig.connected(&address);
+        // More than any connection holds: what is on its way and unread has a limit.
+        let whole = pattern(6, 24 << 20);
+        let parts = whole.chunks(1 << 20).map(|part| rig.buf(part)).collect();
+        let send = rig.submit(0, Op::Send { socket: near, from: parts });
+        let mut all = Vec::new();
+        while all.len() < whole.len() {
+            // The last receive wants no more than is still to come.
+            let room = (whole.len() - all.len()).min(2 << 20);
+            let op = rig.receive_least_op(far, room, None, room);
+            let part = received(rig.run(0, op)).unwrap();
+            assert!(!part.is_empty());
+            all.extend(part);
+        }
+        assert!(all == whole);
+        sent(rig.wait(send)).unwrap();
+    }
+}
+
+pub fn a_receive_of_many_bytes_ends_at_a_shutdown(fixture: &mut impl Fixture) {
+    for side in [Direction::Read, Direction::Both] {
+        let (mut rig, near, far) = rig_with_connection(fixture);
+        rig.send(0, near, &pattern(7, 700)).unwrap();
+        assert_eq!(rig.receive_all(0, far, 100), pattern(7, 700)[..100]);
+        let mut all = pattern(7, 700)[..100].to_vec();
+        let op = rig.receive_least_op(far, 5000, None, 5000);
+        let mut waiting = rig.submit(0, op);
+        rig.ends_within(waiting, A_WHILE);
+        rig.shutdown(0, far, side).unwrap();
+        loop {
+            let part = received(rig.wait(waiting)).unwrap();
+            if part.is_empty() {
+                break;
+            }
+            all.extend(part);
+            let op = rig.receive_least_op(far, 5000, None, 5000);
+            waiting = rig.submit(0, op);
+        }
+        assert_eq!(all, pattern(7, 700), "what has come is not lost");
+    }
+}
+
+pub fn a_receive_of_few_bytes_follows_one_of_many(fixture: &mut impl Fixture) {
+    let (mut rig, near, far) = rig_with_connection(fixture);
+    let bytes = pattern(8, 60_000);
+    let send = rig.start_send(0, near, &bytes);
+    let mut all = Vec::new();
+    while all.len() < bytes.len() {
+        let op = rig.receive_least_op(far, bytes.len() - all.len(), Some(10), bytes.len() - all.len());
+        all.extend(received(rig.run(0, op)).unwrap());
+    }
+    assert_eq!(all, bytes);
+    sent(rig.wait(send)).unwrap();
+    let op = rig.receive_op(far, 60_000, None);
+    let waiting = rig.submit(0, op);
+    rig.ends_within(waiting, A_WHILE);
+    rig.send(0, near, b"x").unwrap();
+    assert_eq!(received(rig.wait(waiting)).unwrap(), b"x", "it does not wait for more");
+}
+
 pub fn sending_after_the_end_gives_epipe(fixture: &mut impl Fixture) {
     let (mut rig, near, far) = rig_with_connection(fixture);
     rig.shutdown(0, near, Direction::Write).unwrap();

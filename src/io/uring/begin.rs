@@ -234,7 +234,7 @@ pub(super) fn transfer(op: Op) -> Work {
         }
         Op::Flush { file } => Work::Flush { file: file.0 },
         Op::Accept { socket } => Work::Accept { socket: socket.0 },
-        Op::Recv { socket, into } => Work::Receive(Receiving { socket: socket.0, into }),
+        Op::Recv { socket, into, least } => Work::Receive(Receiving { socket: socket.0, into, least }),
         Op::Send { socket, from } => Work::Send(Sending { socket: socket.0, from, at: 0, within: 0 }),
         Op::Open { .. }
         | Op::Close { .. }
@@ -263,11 +263,15 @@ fn route(work: &Work, held: &Held) -> Result<Route, Errno> {
             Ok(if traits.in_memory { Route::Memory } else { Route::Ring })
         }
         Work::Accept { .. } => held.socket().map(|_| Route::Ring).ok_or(Errno::ENOTSOCK),
-        Work::Receive(Receiving { into, .. }) => {
-            held.socket().ok_or(Errno::ENOTSOCK)?;
-            let room = into.first.len() + into.second.as_ref().map_or(0, |second| second.len());
+        Work::Receive(Receiving { into, least, .. }) => {
+            let traits = held.socket().ok_or(Errno::ENOTSOCK)?;
+            let room = into.room();
             // Without room the result could not be told from the end of the stream.
-            if room == 0 { Err(Errno::EINVAL) } else { Ok(Route::Ring) }
+            if room == 0 {
+                return Err(Errno::EINVAL);
+            }
+            sockets::wake_at(held, traits, (*least).min(room));
+            Ok(Route::Ring)
         }
         Work::Send(sending) => {
             held.socket().ok_or(Errno::ENOTSOCK)?;

@@ -14,6 +14,7 @@ use nix::fcntl::Flock;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// All open files and sockets of the process; shared by its cores.
@@ -120,10 +121,12 @@ pub(super) struct FileTraits {
     pub direct: Option<u32>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct SocketTraits {
     /// A TCP socket, not a local one.
     pub tcp: bool,
+    /// Bytes from which on the kernel wakes a receive that waits (SO_RCVLOWAT); 0 before it was ever set.
+    pub wakes_at: AtomicUsize,
     /// Where a listening local socket is bound: removed when it is closed.
     pub bound: Option<BoundPath>,
 }

@@ -74,6 +74,8 @@ pub(super) struct Connecting {
 pub(super) struct Receiving {
     pub socket: u32,
     pub into: RecvInto,
+    /// Bytes worth waking up for.
+    pub least: usize,
 }
 
 pub(super) struct Sending {

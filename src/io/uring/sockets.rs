@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Connections that wait for an accept; the kernel clamps it to net.core.somaxconn.
@@ -30,9 +31,9 @@ const LOCAL_MODE: u32 = 0o660;
 /// A socket that listens on this address.
 pub(super) fn listen(address: &Address) -> Result<Held, Errno> {
     let (socket, traits) = match address {
-        Address::Tcp(address) => (listen_tcp(*address), SocketTraits { tcp: true, bound: None }),
+        Address::Tcp(address) => (listen_tcp(*address), SocketTraits { tcp: true, ..Default::default() }),
         Address::Unix(path) => match listen_unix(path) {
-            Ok((socket, bound)) => (Ok(socket), SocketTraits { tcp: false, bound: Some(bound) }),
+            Ok((socket, bound)) => (Ok(socket), SocketTraits { bound: Some(bound), ..Default::default() }),
             Err(error) => (Err(error), SocketTraits::default()),
         },
     };
@@ -102,7 +103,25 @@ pub(super) fn connected(socket: OwnedFd, tcp: bool) -> Held {
     if tcp {
         tune(&socket);
     }
-    Held::new(Descriptor::Plain(socket), Traits::Socket(SocketTraits { tcp, bound: None }))
+    Held::new(Descriptor::Plain(socket), Traits::Socket(SocketTraits { tcp, ..Default::default() }))
+}
+
+/// Has the kernel wake a receive only when so many bytes are there, or no more fit. A wish: what is there at once is
+/// received whatever it is, and local sockets know nothing of this.
+pub(super) fn wake_at(held: &Held, traits: &SocketTraits, least: usize) {
+    let is_new = traits.wakes_at.load(Ordering::Relaxed).max(1) != least.max(1);
+    if !traits.tcp || !is_new {
+        return;
+    }
+    let bytes = libc::c_int::try_from(least).unwrap_or(libc::c_int::MAX);
+    let len = size_of_val(&bytes) as libc::socklen_t; // 4
+    // SAFETY: the kernel reads an integer of this length, which lives through the call.
+    let set = unsafe {
+        libc::setsockopt(held.raw(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, (&raw const bytes).cast(), len)
+    };
+    if set == 0 {
+        traits.wakes_at.store(least, Ordering::Relaxed);
+    }
 }
 
 /// No waiting for more to send; notice dead peers. A connection works without, so errors do not matter.

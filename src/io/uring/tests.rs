@@ -145,7 +145,7 @@ impl Rig {
 
     fn recv(&mut self, socket: SocketId, len: usize) -> Vec<u8> {
         let into = RecvInto { first: self.pool.take(len), second: None };
-        let token = self.begin(Op::Recv { socket, into });
+        let token = self.begin(Op::Recv { socket, into, least: 1 });
         let (result, into) = self.received(token);
         into.first.as_slice()[..result.unwrap()].to_vec()
     }

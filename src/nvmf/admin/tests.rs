@@ -246,6 +246,17 @@ fn data_is_brought_by_two_features_and_nothing_else() {
 }
 
 #[test]
+fn events_that_are_not_offered_are_refused_and_change_nothing() {
+    let mut rig = Rig::enabled();
+    assert_eq!(rig.set_feature(feature::EVENTS, events::IO | events::HEALTH), Answer::Done(0));
+    for bit in (0..32).filter(|bit| (events::IO | events::HEALTH) >> bit & 1 == 0) {
+        let set = rig.set_feature(feature::EVENTS, events::NAMESPACES | 1 << bit);
+        assert_eq!(set, refused(Status::INVALID_FIELD), "{bit}");
+    }
+    assert_eq!(rig.feature(feature::EVENTS, 0), Answer::Done(u64::from(events::IO | events::HEALTH)));
+}
+
+#[test]
 fn every_feature_has_a_value_a_default_and_capabilities() {
     let mut rig = Rig::enabled();
     let changeable = [0x01_u8, 0x02, 0x04, 0x05, 0x07, 0x08, 0x09, 0x0a, 0x0b, 0x0e, 0x0f, 0x16, 0x82];
@@ -417,7 +428,8 @@ fn a_discovery_controller_has_its_own_few_answers() {
     assert_eq!(rig.feature(feature::QUEUES, 0), refused(Status::INVALID_FIELD));
     assert_eq!(rig.set_feature(feature::QUEUES, 0), refused(Status::INVALID_FIELD));
     assert_eq!(rig.log(page::SMART, 0, 512, true), refused(Status::INVALID_LOG_PAGE));
-    rig.set_feature(feature::EVENTS, u32::MAX);
+    assert_eq!(rig.set_feature(feature::EVENTS, u32::MAX), refused(Status::INVALID_FIELD));
+    assert_eq!(rig.set_feature(feature::EVENTS, events::DISCOVERY), Answer::Done(0));
     assert_eq!(rig.feature(feature::EVENTS, 0), Answer::Done(u64::from(events::DISCOVERY)));
     rig.fabric.catalog.insert(volume("more", 16));
     rig.look();

@@ -8,6 +8,7 @@ use super::super::identify::TRANSFER_MAX;
 use super::super::io_command::{self, Action, Extent, status_of};
 use super::super::pdu::Transfer;
 use super::{Command, Plan, Session, reserve};
+use crate::base::planted::{Planted, is_planted};
 use crate::base::units::Span;
 use crate::block::{Payload, WriteFlags};
 use crate::link::{Chunk, Head, Share};
@@ -98,12 +99,21 @@ fn execute(
     share: Option<Share>,
 ) -> impl Future<Output = ()> {
     async move {
+        let early = matches!(action, Action::Write { .. }) && session.has(Planted::NvmeAnswerBeforeWrite);
+        if early {
+            session.link.begin();
+            session.answer(id, Ok(0), None);
+        }
         let ended = match action {
             Action::Read { span } => match handle.read(span).await {
                 Ok(data) => {
                     session.count(true, span.len().0);
                     session.seat.traffic.end();
                     return session.answer_data(id, data, share);
+                }
+                Err(_) if session.has(Planted::NvmeFailedReadAnswered) => {
+                    session.seat.traffic.end();
+                    return session.answer_data(id, session.zeros(span), share);
                 }
                 Err(status) => Err(status_of(status, true)),
             },
@@ -112,6 +122,7 @@ fn execute(
                 session.count(false, span.len().0);
                 written.map(|()| 0).map_err(|status| status_of(status, false))
             }
+            Action::Flush if session.has(Planted::NvmeFlushIsNothing) => Ok(0),
             Action::Flush => handle.flush().await.map(|()| 0).map_err(|status| status_of(status, false)),
             other => Box::pin(execute_rare(&session, &handle, other, &extent, &payload)).await,
         };
@@ -120,7 +131,10 @@ fn execute(
         }
         // The share of a payload goes back with it, and does not wait for the answer to be sent.
         drop((payload, share));
-        session.answer(id, ended, None);
+        match early {
+            true => session.link.count_sent(1, 0),
+            false => session.answer(id, ended, None),
+        }
     }
 }
 
@@ -171,6 +185,17 @@ async fn execute_rare(
 }
 
 impl Session {
+    fn has(&self, bug: Planted) -> bool {
+        is_planted(self.link.core(), bug)
+    }
+
+    /// For a planted bug.
+    fn zeros(&self, span: Span) -> Payload {
+        let mut buf = self.link.core().buffers().take(span.len().as_usize());
+        buf.as_mut_slice().fill(0);
+        Payload::one(buf.freeze())
+    }
+
     /// Sends data, and the response behind it; the flag for success stands for that where the host needs no SQHD.
     pub(super) fn answer_data(&self, id: u16, data: Payload, share: Option<Share>) {
         if self.is_over.get() {

@@ -9,6 +9,7 @@ use super::super::qpair::{self, Arrival, FABRICS_DATA_MAX, Incoming, Pdu, Progre
 use super::super::{fabrics, pdu};
 use super::handshake::LIMITS;
 use super::{Command, End, Plan, SMALL, Session, Transfer, WAIT_MAX, execute};
+use crate::base::planted::{Planted, is_planted};
 use crate::base::units::Span;
 use crate::block::{Payload, Piece, pieces};
 use crate::io::buf::{Buf, BufMut};
@@ -264,7 +265,10 @@ async fn take_data(
         return Ok(());
     }
     session.transfers.borrow_mut().remove(key);
-    let Transfer { command, share, parts, is_bad, .. } = transfer;
+    let Transfer { command, share, mut parts, is_bad, .. } = transfer;
+    if is_planted(session.link.core(), Planted::NvmeDataShifted) {
+        parts.iter_mut().for_each(|(buf, _)| buf.as_mut_slice().rotate_right(512));
+    }
     if is_bad {
         session.answer(command.sqe.id(), Err((Status::TRANSIENT_TRANSPORT, false)), share);
         return Ok(());

@@ -7,6 +7,7 @@
 use super::decoder::{Asked, Completion, Decoder, Event, Key, Violation};
 use super::draft::{Draft, FABRICS_CAPSULE_MAX};
 use super::introduction::{Terms, hear, introduce};
+use super::outbox::{Outbox, Outgoing};
 use super::{HostError, HostOptions};
 use crate::base::limits::REQUESTS_IN_FLIGHT_MAX;
 use crate::base::units::Span;
@@ -15,14 +16,13 @@ use crate::block::places::{Fill, Lent, Places};
 use crate::io::buf::{Buf, BufMut, BufPool};
 use crate::io::driver::{Direction, Op, RecvInto};
 use crate::nvmf::command::DataPlace;
-use crate::nvmf::pdu::{CAPSULE_LEN, DIGEST_LEN, Digests, IC_LEN, SQE_LEN, Transfer, emit_capsule};
+use crate::nvmf::pdu::{CAPSULE_LEN, DIGEST_LEN, Digests, IC_LEN, Transfer, emit_capsule};
 use crate::reactor::Core;
 use crate::reactor::net::Stream;
 use crate::reactor::sync::{Budget, Grant, WaitList};
 use nix::errno::Errno;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
@@ -77,14 +77,8 @@ struct State {
     calls: Slab<Call>,
     /// From the decoder's keys to `calls`.
     by_key: Vec<Option<usize>>,
-    outbox: VecDeque<Outgoing>,
+    outbox: Outbox,
     broken: Option<HostError>,
-}
-
-/// One PDU to send.
-enum Outgoing {
-    Command { entry: [u8; SQE_LEN], data: Payload },
-    Data { transfer: Transfer, last: bool, data: Payload },
 }
 
 /// One command between being made and being claimed.
@@ -133,7 +127,7 @@ impl Link {
             decoder: Decoder::new(terms.digests),
             calls: Slab::new(),
             by_key: Vec::new(),
-            outbox: VecDeque::new(),
+            outbox: Outbox::default(),
             broken: None,
         };
         let core = stream.core().clone();
@@ -239,7 +233,7 @@ impl State {
             self.by_key.resize(key + 1, None);
         }
         self.by_key[key] = Some(number);
-        self.outbox.push_back(Outgoing::Command { entry: draft.seal(id, place), data: behind });
+        self.outbox.push(Outgoing::Command { entry: draft.seal(id, place), data: behind });
         number
     }
 
@@ -349,7 +343,7 @@ impl State {
         let mut packing = Packing { packed: buffers.take(PACKED), len: 0, data: Vec::new() };
         let (mut count, mut bytes) = (0, 0u64);
         while count < BATCH_PDUS && bytes < BATCH_BYTES {
-            let Some(pdu) = self.outbox.pop_front() else { break };
+            let Some(pdu) = self.outbox.pop() else { break };
             let (head, data) = match pdu {
                 Outgoing::Command { entry, data } => {
                     let len = u32::try_from(data.len().0).expect("bounded by the capsule");
@@ -545,7 +539,7 @@ impl State {
                 Event::Wanted { key, id, tag, at, len } => {
                     let wanted = Transfer { command: id, tag, offset: at, len };
                     let source = self.call_mut(key).source.clone();
-                    self.outbox.extend(answer_request(&wanted, &source, data_max));
+                    answer_request(&wanted, &source, data_max).for_each(|pdu| self.outbox.push(pdu));
                     woken.sender = true;
                 }
                 Event::Done { key, outcome } => {
@@ -566,15 +560,15 @@ impl State {
 }
 
 /// The PDUs that bring what a controller wants, none with more data than it takes.
-fn answer_request(wanted: &Transfer, source: &Payload, data_max: u64) -> Vec<Outgoing> {
+fn answer_request(wanted: &Transfer, source: &Payload, data_max: u64) -> impl Iterator<Item = Outgoing> {
     let (start, all) = (u64::from(wanted.offset), u64::from(wanted.len));
     let narrow = |n: u64| u32::try_from(n).expect("within a transfer that has 32 bits");
-    let piece = |done: u64| {
+    let piece = move |done: u64| {
         let len = (all - done).min(data_max);
         let transfer = Transfer { offset: narrow(start + done), len: narrow(len), ..*wanted };
         Outgoing::Data { transfer, last: done + len == all, data: source.slice(start + done, len) }
     };
-    (0..all.div_ceil(data_max)).map(|number| piece(number * data_max)).collect()
+    (0..all.div_ceil(data_max)).map(move |number| piece(number * data_max))
 }
 
 /// Ends a connection whose controller leaves commands unanswered without sending anything.

@@ -1,6 +1,6 @@
 //! The bytes of Reservation Register, Acquire and Release (Base specification, sections of these names).
 
-use super::{Access, Kind};
+use super::Kind;
 use crate::base::codec::Reader;
 use crate::nvmf::command::{Sqe, Status};
 
@@ -80,18 +80,6 @@ pub fn data_len(opcode: u8) -> Option<u32> {
     match opcode {
         REGISTER | ACQUIRE => Some(16),
         RELEASE => Some(8),
-        _ => None,
-    }
-}
-
-/// What an I/O command does to the namespace, as reservations see it; None for those that they do not concern, or that
-/// check the registration themselves. Flush is a write here, as in the specification's table of command groups.
-pub fn access_of(opcode: u8) -> Option<Access> {
-    match opcode {
-        // Read, Compare, Verify.
-        0x02 | 0x05 | 0x0c => Some(Access::Read),
-        // Flush, Write, Write Uncorrectable, Write Zeroes, Dataset Management, Copy.
-        0x00 | 0x01 | 0x04 | 0x08 | 0x09 | 0x19 => Some(Access::Write),
         _ => None,
     }
 }

@@ -78,14 +78,6 @@ fn access_matrix_of_all_types() {
 }
 
 #[test]
-fn commands_are_reads_and_writes_as_the_table_of_groups_says() {
-    let of = |opcodes: &[u8]| opcodes.iter().map(|code| access_of(*code)).collect::<Vec<_>>();
-    assert_eq!(of(&[0x02, 0x05, 0x0c]), [Some(Access::Read); 3]);
-    assert_eq!(of(&[0x00, 0x01, 0x04, 0x08, 0x09, 0x19]), [Some(Access::Write); 6]);
-    assert_eq!(of(&[0x0d, 0x0e, 0x11, 0x15, 0x7f]), [None; 5]);
-}
-
-#[test]
 fn registering_again_needs_the_same_key_and_replacing_the_current_one() {
     let now = Reservations::default().decide(&register(5), A, 1).unwrap().next;
     assert_eq!(now.decide(&register(6), A, 1), Err(Status::RESERVATION_CONFLICT));

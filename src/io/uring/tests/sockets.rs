@@ -40,13 +40,13 @@ fn a_receive_fills_the_first_window_before_the_second() {
     let (mut first, mut second) = (rig.pool.take(4096), rig.pool.take(4096));
     first.set_window(1000..1100);
     second.set_window(8..4096);
-    let token = rig.begin(Op::Recv { socket: far, into: RecvInto { first, second: Some(second) } });
+    let token = rig.begin(Op::Recv { socket: far, into: RecvInto { first, second: Some(second) }, least: 1 });
     let (result, into) = rig.received(token);
     assert_eq!(result, Ok(300));
     let second = into.second.unwrap();
     assert_eq!([into.first.as_slice(), &second.as_slice()[..200]].concat(), pattern(300, 4));
     let into = RecvInto { first: rig.pool.take(0), second: None };
-    let token = rig.begin(Op::Recv { socket: far, into });
+    let token = rig.begin(Op::Recv { socket: far, into, least: 1 });
     assert_eq!(rig.received(token).0, Err(Errno::EINVAL), "no room is not the end of the stream");
 }
 
@@ -92,7 +92,7 @@ fn a_shutdown_ends_what_waits() {
 
         let (near, far, _) = rig.pair(address);
         let into = RecvInto { first: rig.pool.take(64), second: None };
-        let waiting = rig.begin(Op::Recv { socket: near, into });
+        let waiting = rig.begin(Op::Recv { socket: near, into, least: 1 });
         rig.reap();
         assert_eq!(rig.finish(Op::Shutdown { socket: near, direction: Direction::Read }), Ok(()));
         assert_eq!(rig.received(waiting).0, Ok(0));
@@ -109,7 +109,7 @@ fn closing_a_socket_ends_what_waits_on_it() {
     let mut rig = Rig::new();
     let (near, far, _) = rig.pair(loopback());
     let into = RecvInto { first: rig.pool.take(64), second: None };
-    let waiting = rig.begin(Op::Recv { socket: near, into });
+    let waiting = rig.begin(Op::Recv { socket: near, into, least: 1 });
     rig.reap();
     assert_eq!(rig.finish(Op::CloseSocket { socket: near }), Ok(()));
     assert_eq!(rig.received(waiting).0, Ok(0));

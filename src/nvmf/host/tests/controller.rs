@@ -433,7 +433,7 @@ impl Driver for ScriptDriver {
     fn submit(&mut self, token: Token, op: Op) {
         let done = match op {
             Op::Connect { .. } => Done::Socket(Ok(self.connect())),
-            Op::Recv { socket, into } => {
+            Op::Recv { socket, into, .. } => {
                 let earlier = self.receivers.insert(socket.0, (token, into));
                 assert!(earlier.is_none(), "one receiver at a time");
                 return;
