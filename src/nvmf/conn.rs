@@ -6,8 +6,9 @@
 //!              └── H2CData ───┼─────────────────────────────────────────────┘
 //!                             └─▶ admin: answered at once, or held for an event
 //! ```
-//! Receiving never waits for memory: the data that other commands wait for may be next in line. What lies behind a command
-//! has its room from Connect on; everything larger waits aside for the budget, and only then is asked for.
+//! Receiving does not wait for memory while data that was asked for may be next in line. Small data has its room from Connect
+//! on. Larger data lies behind its command, which saves a message each way: the connection waits for its room, as it does
+//! with NBD. What a host would rather be asked for waits aside for the budget, and only then is asked for.
 
 mod execute;
 mod handshake;
@@ -42,7 +43,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Data of a command up to this has its room reserved for the life of the queue, bytes.
-const SMALL: u32 = super::identify::CAPSULE_DATA_MAX;
+const SMALL: u32 = 4096;
 
 /// A host is noted to live at most so often.
 const HEARD_EVERY: Duration = Duration::from_millis(100);
@@ -121,7 +122,7 @@ struct Session {
     /// Commands that were not answered yet, by identifier.
     live: RefCell<SmallVec<[u16; 32]>>,
     transfers: RefCell<Slab<Option<Transfer>>>,
-    waiting: RefCell<VecDeque<(Command, Option<crate::block::Payload>)>>,
+    waiting: RefCell<VecDeque<Command>>,
     /// Somebody begins what waits; somebody watches transfers.
     is_beginning: Cell<bool>,
     is_watching: Cell<bool>,

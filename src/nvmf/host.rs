@@ -63,6 +63,8 @@ pub struct HostOptions {
     pub queues: u16,
     /// Commands in flight on each of them; more wait their turn. At most `REQUESTS_IN_FLIGHT_MAX`.
     pub depth: usize,
+    /// Data up to so many bytes goes behind its command, if the controller takes it there; more has to be asked for.
+    pub capsule: u32,
     /// A controller that hears nothing for so long may drop the host; it is told something twice as often. Zero for
     /// no such timer.
     pub keep_alive: Duration,
@@ -79,6 +81,7 @@ impl HostOptions {
             digests: Digests::default(),
             queues: 4,
             depth: REQUESTS_IN_FLIGHT_MAX,
+            capsule: u32::MAX,
             keep_alive: Duration::from_secs(5),
             stall: Duration::from_secs(60),
             host_id,
@@ -303,7 +306,8 @@ impl Association {
         let terms = link::meet(&stream, self.options.digests).await?;
         let most = usize::from(self.controller.depth_max).min(REQUESTS_IN_FLIGHT_MAX);
         let depth = self.options.depth.clamp(1, most);
-        let link = Link::start(stream, terms, self.controller.capsule_max, depth, &self.options);
+        let capsule_max = self.controller.capsule_max.min(self.options.capsule);
+        let link = Link::start(stream, terms, capsule_max, depth, &self.options);
         let unused = Unused { link: Some(link.clone()) };
         let entries = u16::try_from(depth).expect("at most REQUESTS_IN_FLIGHT_MAX");
         let asked = opening::connect_queue(&self.wish, self.controller.id, number, entries);

@@ -14,8 +14,9 @@ pub const LEN: usize = 4096;
 pub const TRANSFER_MAX: u32 = 1 << 20;
 const TRANSFER_LOG2: u8 = 8;
 
-/// Bytes of data behind a command on an I/O queue.
-pub const CAPSULE_DATA_MAX: u32 = 4096;
+/// Bytes of data behind a command on an I/O queue: all that a command can bring. Data that has to be asked for costs a message
+/// each way and comes a round trip later.
+pub const CAPSULE_DATA_MAX: u32 = TRANSFER_MAX;
 
 /// The one ANA group that all namespaces are in.
 pub const ANA_GROUP: u32 = 1;

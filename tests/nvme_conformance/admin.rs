@@ -85,7 +85,7 @@ fn c38_the_controller_says_what_hosts_insist_on() {
     assert_eq!(page[525], 0b111, "VWC, and a flush of all namespaces");
     assert_eq!(u32_at(&page, 536) & 3, 1, "SGLS");
     assert_eq!(&page[768..768 + rig.subsystem.len() + 1], format!("{}\0", rig.subsystem).as_bytes());
-    assert_eq!((u32_at(&page, 1792), u32_at(&page, 1796)), ((64 + 4096) / 16, 1), "IOCCSZ, IORCSZ");
+    assert_eq!((u32_at(&page, 1792), u32_at(&page, 1796)), ((64 + (1 << 20)) / 16, 1), "IOCCSZ, IORCSZ");
     assert_eq!((u16_at(&page, 1800), page[1802] & 1, page[1803]), (0, 0, 1), "ICDOFF, FCATT, MSDBD");
     let mut other = rig.host();
     let second = other.identify(1, 0).bytes();

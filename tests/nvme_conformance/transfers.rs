@@ -25,12 +25,10 @@ fn c25_every_size_goes_there_and_back_with_every_digest() {
             queue.ask(&write(rig.tank, first, count), Data::Asked(&data)).ok();
             let wanted = u32::try_from(size).unwrap();
             assert!(other.ask(&read(rig.tank, first, count), Data::Back(wanted)).bytes() == data, "{size}");
-            if size <= 4096 {
-                let data = pattern(first + 1, size);
-                queue.ask(&write(rig.tank, first, count), Data::Here(&data)).ok();
-                let found = other.ask(&read(rig.tank, first, count), Data::Back(wanted)).bytes();
-                assert!(found == data, "{size}");
-            }
+            let data = pattern(first + 1, size);
+            queue.ask(&write(rig.tank, first, count), Data::Here(&data)).ok();
+            let found = other.ask(&read(rig.tank, first, count), Data::Back(wanted)).bytes();
+            assert!(found == data, "{size} behind the command");
         }
     }
 }
@@ -39,24 +37,23 @@ fn c25_every_size_goes_there_and_back_with_every_digest() {
 fn c26_data_in_capsules_has_its_limit() {
     let rig = tank();
     let (mut host, mut queue) = rig.session(0);
-    queue.ask(&write(rig.tank, 0, 8), Data::Here(&[1; 4096])).ok();
-    let answer = queue.ask(&write(rig.tank, 0, 9), Data::Here(&[2; 4608]));
-    assert_eq!((answer.status, answer.no_retry), (0x016, true));
-    let answer = queue.ask(&write(rig.tank, 0, 16), Data::Here(&[2; 8192]));
-    assert_eq!(answer.status, 0x016);
+    let most = pattern(1, 1 << 20);
+    queue.ask(&write(rig.tank, 0, 2048), Data::Here(&most)).ok();
+    let answer = queue.ask(&write(rig.tank, 0, 2049), Data::Here(&most));
+    assert_eq!((answer.status, answer.no_retry), (0x002, true), "more than a command can bring");
     // Fabrics commands may bring 8192 bytes on any queue; this one is not known.
     assert_eq!(queue.ask(&Command::fabrics(5), Data::Here(&[0; 8192])).status, 0x001);
     assert_eq!(host.admin.ask(&Command::fabrics(5), Data::Here(&[0; 8192])).status, 0x001);
-    assert_eq!(
-        queue.ask(&read(rig.tank, 0, 9), Data::Back(4608)).bytes()[4090..4100],
-        [1, 1, 1, 1, 1, 1, 0, 0, 0, 0]
-    );
+    assert!(queue.ask(&read(rig.tank, 0, 2048), Data::Back(MEBI)).bytes() == most);
     let behavior = Command::new(9, 0).dword(10, 0x16);
     host.admin.ask(&behavior, Data::Here(&[0; 512])).ok();
-    let bytes = queue.capsule(&write(rig.tank, 0, 24).here(12288), &[0; 12288]);
-    queue.try_send(&bytes);
-    let (status, information, _) = queue.termination();
-    assert_eq!((status, information), (1, 4), "more than any capsule has");
+    let bytes = host.admin.capsule(&behavior.here(12288), &[0; 12288]);
+    let bytes = [bytes, queue.capsule(&write(rig.tank, 0, 2049).here(MEBI + 512), &vec![0; (1 << 20) + 512])];
+    for (conn, bytes) in [&mut host.admin, &mut queue].into_iter().zip(bytes) {
+        conn.try_send(&bytes);
+        let (status, information, _) = conn.termination();
+        assert_eq!((status, information), (1, 4), "more than any capsule has");
+    }
 }
 
 #[test]
@@ -412,6 +409,64 @@ fn c36_writes_that_wait_for_memory_all_get_it() {
     writers.into_iter().for_each(|writer| writer.join().unwrap());
     drop(host);
     wait_until("all of it is given back", || rig.server.target.budget_free() == before);
+}
+
+#[test]
+fn c36_writes_that_bring_their_data_along_wait_for_memory_too() {
+    let config = TargetConfig { budget_bytes: 64 << 20, ..TargetConfig::default() };
+    let rig = Rig::start(config, 1);
+    let before = rig.server.target.budget_free();
+    let host = rig.host();
+    let (tank, queues) = (rig.tank, [1, 2, 3].map(|number| host.queue(number)));
+    let data = std::sync::Arc::new(pattern(5, 1 << 20));
+    let writers = queues.map(|mut queue| {
+        let data = data.clone();
+        std::thread::spawn(move || {
+            for id in 0..60 {
+                queue.submit(&write(tank, u64::from(id) * 2048, 2048).id(id).here(MEBI), &data);
+            }
+            let mut done: Vec<u16> = (0..60)
+                .map(|_| queue.completion())
+                .map(|done| {
+                    assert_eq!(done.status, 0);
+                    done.id
+                })
+                .collect();
+            done.sort_unstable();
+            assert!(done == (0..60).collect::<Vec<_>>());
+        })
+    });
+    writers.into_iter().for_each(|writer| writer.join().unwrap());
+    drop(host);
+    wait_until("all of it is given back", || rig.server.target.budget_free() == before);
+}
+
+#[test]
+fn c36_data_brought_along_does_not_wait_behind_data_that_was_asked_for() {
+    let config = TargetConfig { budget_bytes: 64 << 20, ..TargetConfig::default() };
+    let rig = Rig::start(config, 1);
+    let host = rig.host();
+    let mut queue = host.queue(1);
+    let data = pattern(5, 1 << 20);
+    for id in 0..40 {
+        queue.submit(&write(rig.tank, 0, 2048).id(id).moved(MEBI), &[]);
+    }
+    queue.submit(&write(rig.tank, 4096, 2048).id(99).here(MEBI), &data);
+    let mut done = 0;
+    while done < 41 {
+        let pdu = queue.receive();
+        if pdu.kind == READY {
+            let piece = queue.piece(pdu.command(), pdu.tag(), 0, &data, LAST);
+            queue.send(&piece);
+            continue;
+        }
+        let Completion { id, status, no_retry, .. } = Completion::of(&pdu);
+        // Its memory can only come from those whose data lies behind it.
+        assert_eq!((status, no_retry), (if id == 99 { 0x021 } else { 0 }, false), "{id}");
+        done += 1;
+    }
+    queue.ask(&write(rig.tank, 4096, 2048), Data::Here(&data)).ok();
+    assert!(queue.ask(&read(rig.tank, 4096, 2048), Data::Back(MEBI)).bytes() == data);
 }
 
 #[test]

@@ -28,7 +28,7 @@ const CONNECTS: u32 = 2;
 const QUEUE_WAIT: Duration = Duration::from_secs(1);
 
 /// Commands that a host without flow control may have sent before it reads, and what this side can be asked for.
-pub const LIMITS: DataLimits = DataLimits { capsule: FABRICS_DATA_MAX, data: TRANSFER_MAX };
+const LIMITS: DataLimits = DataLimits { capsule: FABRICS_DATA_MAX, data: TRANSFER_MAX };
 
 /// A connection that has become a queue pair.
 pub struct Opened {

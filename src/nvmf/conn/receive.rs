@@ -2,12 +2,11 @@
 
 use super::super::admin::ALL_NAMESPACES;
 use super::super::command::{Sqe, Status};
-use super::super::identify::CAPSULE_DATA_MAX;
+use super::super::identify::{CAPSULE_DATA_MAX, TRANSFER_MAX};
 use super::super::io_command::{self, Action, Extent, opcode};
-use super::super::pdu::DIGEST_LEN;
+use super::super::pdu::{DIGEST_LEN, DataLimits};
 use super::super::qpair::{self, Arrival, FABRICS_DATA_MAX, Incoming, Pdu, Progress, Stage};
 use super::super::{fabrics, pdu};
-use super::handshake::LIMITS;
 use super::{Command, End, Plan, SMALL, Session, Transfer, WAIT_MAX, execute};
 use crate::base::planted::{Planted, is_planted};
 use crate::base::units::Span;
@@ -23,8 +22,9 @@ use std::rc::Rc;
 /// Receives and starts commands until no more will come.
 pub(super) async fn run(session: &Rc<Session>, inbox: &mut Inbox) -> End {
     let link = &session.link;
+    let limits = DataLimits { capsule: session.capsule_max(), data: TRANSFER_MAX };
     loop {
-        match qpair::next(inbox.bytes(), Stage::Introduced, session.digests, LIMITS) {
+        match qpair::next(inbox.bytes(), Stage::Introduced, session.digests, limits) {
             Ok(Some(pdu)) => {
                 inbox.consume(pdu.frame.head_len());
                 if let Err(end) = take(session, inbox, &pdu).await {
@@ -90,8 +90,7 @@ async fn take_command(session: &Rc<Session>, inbox: &mut Inbox, sqe: &Sqe, pdu: 
     }
     link.begin();
     let judged = session.judge(sqe).and_then(|(plan, data_in, memory)| {
-        let capsule_max = if session.queue.id == 0 { FABRICS_DATA_MAX } else { CAPSULE_DATA_MAX };
-        let arrival = qpair::arrival(sqe, data_in, pdu.frame.data_len, capsule_max)?;
+        let arrival = qpair::arrival(sqe, data_in, pdu.frame.data_len, session.capsule_max())?;
         let request = if arrival == Arrival::OnRequest { data_in } else { 0 };
         let memory = if memory > SMALL { memory } else { 0 };
         Ok((Command { sqe: *sqe, plan, memory, request, began: link.core().turn_at() }, arrival))
@@ -109,15 +108,59 @@ async fn take_command(session: &Rc<Session>, inbox: &mut Inbox, sqe: &Sqe, pdu: 
         // Data that is asked for comes next, sooner or later; what is read along with its header has to be copied.
         inbox.bulk =
             u64::from(command.request) >= BULK || session.transfers.borrow().iter().any(|(_, t)| t.is_some());
-        admit(session, command, None);
+        admit(session, command);
         return Ok(());
     }
-    let received = data_here(session, inbox, &command, pdu).await;
-    match received.inspect_err(|_| link.count_sent(1, 0))? {
-        Some(payload) => admit(session, command, Some(payload)),
-        None => session.answer(sqe.id(), Err((Status::TRANSIENT_TRANSPORT, false)), None),
+    let behind = receive_behind(session, inbox, &command, pdu).await;
+    match behind.inspect_err(|_| link.count_sent(1, 0))? {
+        Ok((payload, share)) => execute::start(session, command, payload, share),
+        Err((status, share)) => session.answer(sqe.id(), Err((status, false)), share),
     }
     Ok(())
+}
+
+/// The data behind a command and its room, or what the command is answered.
+async fn receive_behind(
+    session: &Session,
+    inbox: &mut Inbox,
+    command: &Command,
+    pdu: &Pdu,
+) -> Result<Result<(Payload, Option<Share>), (Status, Option<Share>)>, Gone> {
+    let share = match room(session, command).await? {
+        Ok(share) => share,
+        Err(status) => {
+            inbox.skip(pdu.frame.behind()).await?;
+            return Ok(Err((status, None)));
+        }
+    };
+    let received = data_here(session, inbox, command, pdu).await?;
+    Ok(match received {
+        Some(payload) => Ok((payload, share)),
+        None => Err((Status::TRANSIENT_TRANSPORT, share)),
+    })
+}
+
+/// Room for the data behind a command; small data has its own. Nothing else is received while room is waited for, so it is
+/// not waited for while data of other commands, which have theirs, may be next in line: the host is to try again.
+async fn room(session: &Session, command: &Command) -> Result<Result<Option<Share>, Status>, Gone> {
+    if command.memory == 0 {
+        return Ok(Ok(None));
+    }
+    let memory = u64::from(command.memory);
+    if session.waiting.borrow().is_empty()
+        && let Some(share) = session.link.try_hold(memory)
+    {
+        return Ok(Ok(Some(share)));
+    }
+    let asks = session.waiting.borrow().iter().any(|command| command.request > 0);
+    if asks || !session.transfers.borrow().is_empty() {
+        return Ok(Err(Status::INTERRUPTED));
+    }
+    let share = session.link.hold(memory).await.ok_or(Gone)?;
+    if session.waited_too_long(command) {
+        return Err(Gone);
+    }
+    Ok(Ok(Some(share)))
 }
 
 /// The data behind a command; None if it does not fit its digest.
@@ -144,6 +187,21 @@ async fn data_here(
 }
 
 impl Session {
+    /// Bytes of data that may lie behind a command.
+    fn capsule_max(&self) -> u32 {
+        if self.queue.id == 0 { FABRICS_DATA_MAX } else { CAPSULE_DATA_MAX }
+    }
+
+    /// Whether a command waited for memory for so long that it is not begun any more: then the connection ends.
+    fn waited_too_long(&self, command: &Command) -> bool {
+        let too_long = self.link.core().now() > command.began + WAIT_MAX;
+        if too_long {
+            tracing::warn!(peer = self.link.peer(), "closed: too little memory for what the host asks for");
+            self.link.kill();
+        }
+        too_long
+    }
+
     /// What a command asks for, the bytes that it brings, and the memory that it takes.
     fn judge(&self, sqe: &Sqe) -> Result<(Plan, u32, u32), Status> {
         if let Some(admin) = &self.admin {
@@ -167,17 +225,17 @@ impl Session {
     }
 }
 
-/// Begins a command, now or when there is memory for it.
-fn admit(session: &Rc<Session>, command: Command, payload: Option<Payload>) {
+/// Begins a command that brought no data, now or when there is memory for it.
+fn admit(session: &Rc<Session>, command: Command) {
     if command.memory == 0 {
-        return begin(session, command, payload, None);
+        return begin(session, command, None);
     }
     if session.waiting.borrow().is_empty()
         && let Some(share) = session.link.try_hold(u64::from(command.memory))
     {
-        return begin(session, command, payload, Some(share));
+        return begin(session, command, Some(share));
     }
-    session.waiting.borrow_mut().push_back((command, payload));
+    session.waiting.borrow_mut().push_back(command);
     if !session.is_beginning.replace(true) {
         session.link.core().spawn(begin_waiting(session.clone()));
     }
@@ -186,28 +244,23 @@ fn admit(session: &Rc<Session>, command: Command, payload: Option<Payload>) {
 /// Begins what waits, in order.
 async fn begin_waiting(session: Rc<Session>) {
     loop {
-        let wanted = session.waiting.borrow().front().map(|(command, _)| command.memory);
+        let wanted = session.waiting.borrow().front().map(|command| command.memory);
         let Some(wanted) = wanted else { break };
         let Some(share) = session.link.hold(u64::from(wanted)).await else { break };
-        let Some((command, payload)) = session.waiting.borrow_mut().pop_front() else { break };
-        if session.link.core().now() > command.began + WAIT_MAX {
-            tracing::warn!(
-                peer = session.link.peer(),
-                "closed: too little memory for what the host asks for"
-            );
-            session.waiting.borrow_mut().push_front((command, payload));
-            session.link.kill();
+        let Some(command) = session.waiting.borrow_mut().pop_front() else { break };
+        if session.waited_too_long(&command) {
+            session.waiting.borrow_mut().push_front(command);
             break;
         }
-        begin(&session, command, payload, Some(share));
+        begin(&session, command, Some(share));
     }
     session.is_beginning.set(false);
 }
 
 /// Asks for a command's data, or executes it.
-fn begin(session: &Rc<Session>, command: Command, payload: Option<Payload>, share: Option<Share>) {
+fn begin(session: &Rc<Session>, command: Command, share: Option<Share>) {
     if command.request == 0 {
-        return execute::start(session, command, payload.unwrap_or_default(), share);
+        return execute::start(session, command, Payload::default(), share);
     }
     let progress = Progress { command: command.sqe.id(), len: command.request, received: 0 };
     let (id, len) = (command.sqe.id(), command.request);

@@ -102,7 +102,11 @@ pub struct Line {
 enum Speaks {
     Nbd(ReplyMode),
     /// As a host of this name.
-    Nvme(Digests, Uuid),
+    Nvme {
+        digests: Digests,
+        capsule: u32,
+        host: Uuid,
+    },
 }
 
 impl Net {
@@ -167,11 +171,13 @@ impl Line {
         let address = net.field.fresh_address();
         let connected = match self.speaks {
             Speaks::Nbd(replies) => self.attach(address.clone(), replies).await,
-            Speaks::Nvme(digests, host) => self.associate(with_port(&address), digests, host).await,
+            Speaks::Nvme { digests, capsule, host } => {
+                self.associate(with_port(&address), digests, capsule, host).await
+            }
         };
         let address = match self.speaks {
             Speaks::Nbd(_) => address,
-            Speaks::Nvme(..) => with_port(&address),
+            Speaks::Nvme { .. } => with_port(&address),
         };
         match connected {
             Ok(wire) if wire.size() < least => {
@@ -206,9 +212,16 @@ impl Line {
         Ok(Wire::Nbd(Client::connect(&self.core, address, &name, options).await?))
     }
 
-    async fn associate(&self, address: Address, digests: Digests, host: Uuid) -> Result<Wire, Failed> {
+    async fn associate(
+        &self,
+        address: Address,
+        digests: Digests,
+        capsule: u32,
+        host: Uuid,
+    ) -> Result<Wire, Failed> {
         let identity = self.net.identities[self.volume];
-        let options = HostOptions { digests, queues: 1, stall: self.net.stall, ..HostOptions::of(host) };
+        let options =
+            HostOptions { digests, capsule, queues: 1, stall: self.net.stall, ..HostOptions::of(host) };
         let host = Host::connect(&self.core, address, &nqn_of(identity.pool), options).await?;
         let namespace = host.namespace(identity.number).await?;
         let queue = host.queue(&namespace).await?;
@@ -541,7 +554,9 @@ impl Machine {
 fn speaks(prng: &mut Prng) -> Speaks {
     if prng.chance(500) {
         let digests = Digests { header: prng.chance(300), data: prng.chance(300) };
-        return Speaks::Nvme(digests, prng.uuid());
+        // Data that some hosts bring along, others want to be asked for.
+        let capsule = pick(prng, &[0, 4096, u32::MAX]);
+        return Speaks::Nvme { digests, capsule, host: prng.uuid() };
     }
     Speaks::Nbd(pick(prng, &[ReplyMode::Simple, ReplyMode::Structured, ReplyMode::Extended]))
 }
