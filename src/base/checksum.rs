@@ -25,3 +25,13 @@ pub fn block_sum(seed: u64, block: &[u8]) -> u32 {
 pub fn structure_sum(bytes: &[u8]) -> u64 {
     xxh3_64(bytes)
 }
+
+/// A number drawn by lot: always the same for the same three, and as good as independent for others.
+pub fn lot_of(volume: u32, slot: u32, member: u16) -> u16 {
+    let mut id = [0; 10];
+    id[0..4].copy_from_slice(&volume.to_le_bytes());
+    id[4..8].copy_from_slice(&slot.to_le_bytes());
+    id[8..10].copy_from_slice(&member.to_le_bytes());
+    // Truncation is meant.
+    (xxh3_64(&id) & 0xffff) as u16
+}

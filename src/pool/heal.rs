@@ -9,6 +9,7 @@
 //!
 //! No dirty mark is needed: a copy that is wrong before and after a crash is as wrong as it was.
 
+use super::copy_bytes::{CopyBytes, Silent, read_all};
 use super::fragment_read::{Wanted, plan};
 use super::load::ensure_loaded;
 use super::lost::LostBlock;
@@ -17,37 +18,18 @@ use super::reach::{Reach, Reached};
 use super::region::{Hold, RegionKey};
 use super::verdict::{Findings, Verdict, judge};
 use super::volume::PoolVolume;
-use crate::base::bitmap::Bitmap;
 use crate::base::checksum::block_sum;
 use crate::base::limits::BLOCK;
 use crate::base::units::{ByteLen, ByteOffset};
 use crate::block::Status;
 use crate::disk::Patience;
-use crate::io::buf::{Buf, BufMut};
+use crate::io::buf::BufMut;
 use crate::reactor::Core;
 use futures_util::future::join_all;
-use nix::errno::Errno;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 const BLOCK_LEN: usize = BLOCK as usize; // a constant of 4096
-
-/// Reads of one chunk that may fail before the rest of it counts as unreadable.
-const FAILED_READS_MAX: u32 = 64;
-
-/// One copy of some blocks.
-struct CopyBytes {
-    buf: Buf,
-    /// Blocks that could not be read; None: all could.
-    gaps: Option<Bitmap>,
-}
-
-impl CopyBytes {
-    fn block(&self, at: usize) -> Option<&[u8]> {
-        let readable = self.gaps.as_ref().is_none_or(|gaps| !gaps.get(at));
-        readable.then(|| &self.buf.as_slice()[at * BLOCK_LEN..(at + 1) * BLOCK_LEN])
-    }
-}
 
 /// All reachable copies of some written blocks, judged.
 struct Judged {
@@ -129,7 +111,7 @@ async fn rewrite(
 ) -> bool {
     let reached = &judged.reach.copies[to];
     let offset = place(volume, hold, reached, judged.wanted.blocks.start, at);
-    let bytes = judged.copies[from].buf.slice(at * BLOCK_LEN..(at + 1) * BLOCK_LEN);
+    let bytes = judged.copies[from].slice(at);
     let written = reached.disk().write(core, offset, bytes, false, Patience::Peers).await;
     if written.is_ok() {
         reached.disk().errors.healed.fetch_add(1, Ordering::Relaxed);
@@ -191,10 +173,10 @@ async fn judge_blocks(
 ) -> Result<Option<Judged>, Status> {
     let Some(wanted) = plan(hold, &blocks) else { return Ok(None) };
     let reach = volume.pool.reach(&wanted.placement, hold.region().key.region);
-    let reads = reach
-        .copies
-        .iter()
-        .map(|reached| read_all(volume, core, hold, reached, &blocks, reach.patience(reached)));
+    let reads = reach.copies.iter().map(|reached| {
+        let at = place(volume, hold, reached, blocks.start, 0);
+        read_all(core, reached.disk(), at, blocks.len(), reach.patience(reached))
+    });
     let read: Vec<Result<CopyBytes, Silent>> = join_all(reads).await;
     let silent = read.iter().any(Result::is_err);
     // What a drive does not say is not wrong: it is left out, and may not be missed.
@@ -256,58 +238,6 @@ impl Judged {
     }
 }
 
-/// A drive did not answer in time.
-struct Silent;
-
-/// One copy of some blocks; where a read fails, its halves are read, down to single blocks.
-async fn read_all(
-    volume: &PoolVolume,
-    core: &Core,
-    hold: &Hold,
-    reached: &Reached,
-    blocks: &Range<u32>,
-    patience: Patience,
-) -> Result<CopyBytes, Silent> {
-    let mut gaps = Bitmap::new(blocks.len());
-    let read = async |part: Range<usize>| {
-        let into = core.buffers().take(part.len() * BLOCK_LEN);
-        let at = place(volume, hold, reached, blocks.start, part.start);
-        reached.disk().read(core, at, into, patience).await
-    };
-    match read(0..blocks.len()).await {
-        Ok(buf) => return Ok(CopyBytes { buf: buf.freeze(), gaps: None }),
-        Err(Errno::ETIMEDOUT) => return Err(Silent),
-        Err(_) => {}
-    }
-    let mut whole = core.buffers().take(blocks.len() * BLOCK_LEN);
-    whole.as_mut_slice().fill(0);
-    let mut parts = halves(0..blocks.len());
-    let mut failed = 1;
-    while let Some(part) = parts.pop() {
-        let got = if failed < FAILED_READS_MAX { read(part.clone()).await.ok() } else { None };
-        match got {
-            Some(buf) => whole.as_mut_slice()[part.start * BLOCK_LEN..part.end * BLOCK_LEN]
-                .copy_from_slice(buf.as_slice()),
-            None if part.len() > 1 && failed < FAILED_READS_MAX => {
-                failed += 1;
-                parts.extend(halves(part));
-            }
-            None => {
-                failed += 1;
-                gaps.set_range(part, true);
-            }
-        }
-    }
-    Ok(CopyBytes { buf: whole.freeze(), gaps: Some(gaps) })
-}
-
-/// The two halves of a range, or the only block again.
-fn halves(part: Range<usize>) -> Vec<Range<usize>> {
-    let middle = part.start + part.len() / 2;
-    let halves = [part.start..middle, middle..part.end];
-    halves.into_iter().filter(|half| !half.is_empty()).collect()
-}
-
 /// Where the block `at` blocks after `first` lies on a copy's member.
 fn place(volume: &PoolVolume, hold: &Hold, reached: &Reached, first: u32, at: usize) -> ByteOffset {
     let within = ByteLen((u64::from(first) + at as u64) * BLOCK); // widening
@@ -320,15 +250,4 @@ fn note_lost(volume: &PoolVolume, hold: &Hold, block: u32) {
     let block = volume.in_slot(key, &(block..block + 1)).start;
     let lost = LostBlock { volume: volume.id, slot: key.slot, block };
     volume.pool.lost.note(lost);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn halving_ends_at_single_blocks() {
-        assert_eq!(halves(0..5), [0..2, 2..5]);
-        assert_eq!(halves(3..4), vec![3..4; 1]);
-    }
 }

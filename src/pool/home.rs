@@ -647,7 +647,7 @@ impl Batch {
             return Ok(());
         }
         let stripe = geometry(pool, record).stripe_of(slot);
-        let rooms = rooms(pool, record, &self.free, stripe);
+        let rooms = rooms(pool, record, &self.free, stripe, (volume, slot));
         let members = alloc::choose(&rooms, record.copies).ok_or(Status::NoSpace)?;
         if pool.reserve_enforced.load(Ordering::Acquire) {
             // What this batch frees counts from the next one on, as its extents do.
@@ -670,7 +670,7 @@ impl Batch {
         let copies = record.slots.get(&job.slot).ok_or(Stuck::Gone)?.copies.clone();
         let stripe = geometry(pool, record).stripe_of(job.slot);
         let taken = |m: MemberId| copies.iter().any(|c| c.member == m);
-        let mut rooms = rooms(pool, record, &self.free, stripe);
+        let mut rooms = rooms(pool, record, &self.free, stripe, (job.volume, job.slot));
         if !is_planted(pool, Planted::MoveBesideCopy) {
             rooms.retain(|room| !taken(room.member));
         }
@@ -766,6 +766,7 @@ fn rooms(
     record: &VolumeRecord,
     free: &FreeExtents,
     stripe: std::ops::Range<u32>,
+    (volume, slot): (VolumeId, SlotIndex),
 ) -> Vec<Room> {
     let mut in_stripe: BTreeMap<MemberId, u32> = BTreeMap::new();
     for (_, slot) in record.slots.range(SlotIndex(stripe.start)..SlotIndex(stripe.end)) {
@@ -776,6 +777,7 @@ fn rooms(
         free: if m.is_in_sync() { free.free(m.id) } else { 0 },
         total: m.layout.extents,
         in_stripe: in_stripe.get(&m.id).copied().unwrap_or(0),
+        lot: alloc::lot(volume, slot, m.id),
     };
     pool.all_members().iter().map(room).collect()
 }

@@ -9,6 +9,7 @@
 pub mod alloc;
 pub mod balance;
 mod cache;
+mod copy_bytes;
 pub mod create;
 mod crew;
 pub mod dirty_log;

@@ -5,6 +5,7 @@
 //! block that a flush promised is among its written ones; a block of another copy is taken where the source's
 //! cannot be read, or where only the other one matches its checksum.
 
+use super::copy_bytes::{CopyBytes, read_all};
 use super::dirty_log::Plane;
 use super::error::PoolError;
 use super::fragment_read::index;
@@ -243,7 +244,7 @@ async fn settle_blocks(
     block: &mut RegionBlock,
 ) -> Result<(), PoolError> {
     let reads = sources.order.iter().map(|reached| read_copy(core, dirty, reached, blocks));
-    let found: Vec<Option<Buf>> = join_all(reads).await;
+    let found: Vec<Option<CopyBytes>> = join_all(reads).await;
     let mut chosen = core.buffers().take(blocks.len() * BLOCK_LEN);
     chosen.as_mut_slice().fill(0);
     let mut unreadable = Bitmap::new(blocks.len());
@@ -251,21 +252,26 @@ async fn settle_blocks(
         if !block.written.get(index(number)) {
             continue;
         }
-        let range = at * BLOCK_LEN..(at + 1) * BLOCK_LEN;
         let seed = dirty.volume.block_seed(dirty.region.key, dirty.placement.stamp, number);
         let wanted = block.sums.as_ref().map(|sums| sums[index(number)]);
         let (whole, others) = found.split_at(sources.whole);
-        let others = if sources.fresh.get(index(number)) { &[] } else { others };
-        let bytes = choose(whole, &range, seed, wanted).or_else(|| choose(others, &range, seed, wanted));
+        let is_fresh = sources.fresh.get(index(number));
+        let others = if is_fresh { &[] } else { others };
+        let bytes = choose(whole, at, seed, wanted).or_else(|| choose(others, at, seed, wanted));
         match bytes {
             Some(bytes) => {
-                chosen.as_mut_slice()[range].copy_from_slice(bytes);
+                chosen.as_mut_slice()[at * BLOCK_LEN..(at + 1) * BLOCK_LEN].copy_from_slice(bytes);
                 if let Some(sums) = &mut block.sums {
                     sums[index(number)] = block_sum(seed, bytes);
                 }
             }
             None => {
                 unreadable.set(at, true);
+                if is_fresh {
+                    // What the others have there is of an earlier use of the extent, and without checksums nothing tells.
+                    let lost = block.lost.get_or_insert_with(|| Box::new(Bitmap::new(block.written.len())));
+                    lost.set(index(number), true);
+                }
             }
         }
     }
@@ -278,29 +284,20 @@ async fn settle_blocks(
 }
 
 /// The bytes of a block to go on with: a copy that matches the stored checksum, or else the first readable one.
-fn choose<'a>(
-    found: &'a [Option<Buf>],
-    range: &Range<usize>,
-    seed: u64,
-    wanted: Option<u32>,
-) -> Option<&'a [u8]> {
-    let readable = || found.iter().flatten().map(|buf| &buf.as_slice()[range.clone()]);
+fn choose(found: &[Option<CopyBytes>], at: usize, seed: u64, wanted: Option<u32>) -> Option<&[u8]> {
+    let readable = || found.iter().flatten().filter_map(|copy| copy.block(at));
     let matching = wanted.and_then(|sum| readable().find(|bytes| block_sum(seed, bytes) == sum));
     matching.or_else(|| readable().next())
 }
 
-async fn read_copy(core: &Core, dirty: &Dirty, reached: &Reached, blocks: &Range<u32>) -> Option<Buf> {
+/// None if the drive does not answer.
+async fn read_copy(core: &Core, dirty: &Dirty, reached: &Reached, blocks: &Range<u32>) -> Option<CopyBytes> {
     let Reached { copy, member } = reached;
     let within = ByteLen(u64::from(blocks.start) * BLOCK);
     let offset = dirty.volume.offset_in_extent(dirty.region.key.region, within);
-    let whole = core.buffers().take(blocks.len() * BLOCK_LEN);
-    // A copy that cannot be read here is rewritten from another one, as far as another one can be read.
-    reached
-        .disk()
-        .read(core, member.layout.data(copy.extent, offset), whole, Patience::Opening)
-        .await
-        .ok()
-        .map(crate::io::buf::BufMut::freeze)
+    let at = member.layout.data(copy.extent, offset);
+    // What cannot be read here is rewritten from another one, as far as another one can be read.
+    read_all(core, reached.disk(), at, blocks.len(), Patience::Opening).await.ok()
 }
 
 async fn write_differences(
@@ -308,7 +305,7 @@ async fn write_differences(
     dirty: &Dirty,
     reached: &Reached,
     blocks: &Range<u32>,
-    (found, chosen, unreadable): (Option<&Buf>, &Buf, &Bitmap),
+    (found, chosen, unreadable): (Option<&CopyBytes>, &Buf, &Bitmap),
     block: &RegionBlock,
 ) -> Result<(), PoolError> {
     let Reached { copy, member } = reached;
@@ -319,7 +316,9 @@ async fn write_differences(
         // is written again. A member that has another copy beside it left when its flush failed.
         let doubtful = !member.is_in_sync() || dirty.placement.copies.len() == 1;
         let same = !doubtful
-            && found.is_some_and(|f| f.as_slice()[range.clone()] == chosen.as_slice()[range.clone()]);
+            && found
+                .and_then(|f| f.block(at))
+                .is_some_and(|bytes| *bytes == chosen.as_slice()[range.clone()]);
         if !wanted || same || is_planted(core, Planted::SettleOnlyReads) {
             continue;
         }

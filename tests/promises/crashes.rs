@@ -126,6 +126,12 @@ fn r12_a_write_of_a_dead_process_does_not_come_late() {
 
 /// Blocks written, trimmed and zeroed for the first time since the last flush, all answered; and then a kill.
 fn killed_after_answers(seed: u64, copies: u8, checksums: bool) -> Rig {
+    let (rig, live) = with_answers(seed, copies, checksums);
+    rig.bury(live);
+    rig
+}
+
+fn with_answers(seed: u64, copies: u8, checksums: bool) -> (Rig, Live) {
     let (rig, live) = Rig::with(seed, 2, copies, checksums);
     rig.run(&live, async |volume| {
         put(&volume, 0, 8 * MIB, 1).await;
@@ -136,8 +142,7 @@ fn killed_after_answers(seed: u64, copies: u8, checksums: bool) -> Rig {
         volume.write_zeroes(Span::at(4 * MIB + 512, MIB), ZeroFlags::default()).await.expect("zeroed");
         put(&volume, 2 * MIB + BLOCK, BLOCK, 3).await;
     });
-    rig.bury(live);
-    rig
+    (rig, live)
 }
 
 async fn all_of_it_is_there(volume: &Handle) {
@@ -213,6 +218,30 @@ fn after_a_kill_a_drive_that_was_away_is_not_believed_to_have_what_its_cache_hel
                 rig.run(&live, async |volume| what_changed_marks_is_there(&volume).await);
                 rig.bury(live);
             });
+        }
+    }
+}
+
+#[test]
+fn after_a_kill_a_bad_sector_of_the_only_whole_copy_costs_one_block() {
+    for checksums in [false, true] {
+        let (rig, live) = with_answers(1340, 2, checksums);
+        const BAD: u64 = 9 * MIB + 5 * BLOCK;
+        let places = rig.places(&live, BAD);
+        rig.bury(live);
+        rig.disk(0).unplug();
+        rig.disk(0).plug();
+        let (_, at) = places.iter().find(|(disk, _)| *disk == 1).expect("a copy on each drive");
+        rig.disk(1).break_reads(Span::at(at.0, 512));
+        for _ in 0..2 {
+            let live = rig.open();
+            rig.run(&live, async |volume| {
+                expect(&volume, 9 * MIB, 5 * BLOCK, 2).await;
+                let read = volume.read(Span::at(BAD, BLOCK)).await;
+                assert_eq!(read.err(), Some(Status::Io), "an error, and not what the other drive has there");
+                expect(&volume, BAD + BLOCK, MIB - 6 * BLOCK, 2).await;
+            });
+            rig.close(live);
         }
     }
 }

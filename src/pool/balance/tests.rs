@@ -1,6 +1,6 @@
 //! Plans that fill members in proportion: few moves, copies on different members, slots side by side on different pairs.
 
-use super::super::alloc::{Room, choose};
+use super::super::alloc::{Room, choose, lot};
 use super::super::redundancy::mirror::Copy;
 use super::super::state::{Absence, FreeExtents, MemberRecord, MemberState, SlotRecord, VolumeRecord};
 use super::*;
@@ -61,7 +61,13 @@ fn fill(state: &mut State, copies: u8, slots: u32, on: usize) -> u32 {
     for slot in 0..slots {
         let room = |(member, record): (&MemberId, &MemberRecord)| {
             let (free, total) = (free.free(*member), record.extents);
-            Room { member: *member, free, total, in_stripe: 0 }
+            Room {
+                member: *member,
+                free,
+                total,
+                in_stripe: 0,
+                lot: lot(VolumeId(1), SlotIndex(slot), *member),
+            }
         };
         let rooms: Vec<Room> = state.members.iter().take(on).map(room).collect();
         let Some(chosen) = choose(&rooms, copies) else { break };

@@ -1,8 +1,8 @@
 //! The meter against pools that are small enough to try everything.
 
-use super::super::alloc::{Room, choose};
+use super::super::alloc::{Room, choose, lot};
 use super::*;
-use crate::base::units::ExtentIndex;
+use crate::base::units::{ExtentIndex, SlotIndex, VolumeId};
 use crate::pool::redundancy::mirror::Copy;
 use proptest::prelude::*;
 
@@ -162,10 +162,11 @@ fn a_place_is_left_to_who_has_no_other() {
 /// The largest pool, filled by `alloc`: first with room for all that one member holds, then with a little less.
 #[test]
 fn the_largest_pool_is_counted_in_groups() {
-    let room = |i| Room { member: id(i), free: 2000, total: 2000, in_stripe: 0 };
+    let room = |i| Room { member: id(i), free: 2000, total: 2000, in_stripe: 0, lot: 0 };
     let mut rooms: Vec<Room> = (0..64).map(room).collect();
     let mut slots: Vec<Copies> = Vec::new();
     for number in 0..50_000_u32 {
+        rooms.iter_mut().for_each(|r| r.lot = lot(VolumeId(1), SlotIndex(number), r.member));
         let chosen = choose(&rooms, if number % 5 == 0 { 3 } else { 2 }).expect("room");
         chosen.iter().for_each(|m| rooms[usize::from(m.0)].free -= 1);
         let copy = |member: MemberId| Copy { member, extent: ExtentIndex(number) };

@@ -39,7 +39,8 @@ pub struct Machine {
     pub strangers: Vec<PathBuf>,
     /// Members as they were between two earlier lives.
     pub memories: Vec<(usize, Image)>,
-    pub witness_memory: Option<Image>,
+    /// The witness as it was then, and of how many members.
+    pub witness_memory: Option<(usize, Image)>,
     /// The witness was lost: in this life it has no vote.
     pub witness_lost: bool,
     /// Members that missed something by a fault: they may be out of sync.

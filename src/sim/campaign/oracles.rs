@@ -20,6 +20,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+/// How long a change of the map may take, virtual time.
+const EXTENTS_LIMIT: Duration = Duration::from_secs(60);
+
 /// What a volume must give: all of it, or what can be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Readable {
@@ -38,7 +41,7 @@ impl Machine {
     /// All checks of a pool that nobody uses. None if it crashed meanwhile.
     pub fn inspect(&mut self, mut life: Life, scrub: bool) -> Verdict<Option<Life>> {
         self.check_membership(&life.pool)?;
-        check_extents(&life.pool)?;
+        self.await_extents(&life)?;
         if self.verify_all(&life)?.is_none() {
             return Ok(None);
         }
@@ -174,6 +177,21 @@ impl Machine {
             true => Ok(()),
             false => Err(Failure::new(Oracle::Extents, "slots are said to be spread and are not")),
         }
+    }
+
+    /// Extents and map agree, at the latest when a change that is under way is done: an extent is free some time after the
+    /// commit that says so.
+    pub fn await_extents(&mut self, life: &Life) -> Verdict {
+        let looks = std::cell::Cell::new(0u32);
+        let agree = || {
+            looks.set(looks.get() + 1);
+            looks.get().is_multiple_of(64) && check_extents(&life.pool).is_ok()
+        };
+        if check_extents(&life.pool).is_err() {
+            // Whatever ends the waiting, the last look tells.
+            let _ = self.world.run(&life.process.cores, EXTENTS_LIMIT, agree);
+        }
+        check_extents(&life.pool)
     }
 
     /// Members that nothing happened to are in sync.

@@ -4,7 +4,7 @@ use super::life::{LIMIT, Life, Machine};
 use super::nemesis::mirrored_copies;
 use super::network::is_networked;
 use super::operator::direct;
-use super::oracles::{Rotten, check_extents};
+use super::oracles::Rotten;
 use super::plan::{Fault, Options, pick, plan};
 use super::report::{Failure, Oracle, Report, Verdict};
 use super::workload::client;
@@ -161,7 +161,7 @@ impl Machine {
     fn pause(&mut self, life: Life) -> Verdict<Life> {
         self.heal_reads();
         self.take_dead_away(&life.pool);
-        check_extents(&life.pool)?;
+        self.await_extents(&life)?;
         // What only a drive has that was away is not served again before the next opening.
         let alone = !self.plan.is_mirrored() || self.plan.has(Fault::Beyond);
         if !alone && self.prng.chance(500) {
@@ -218,8 +218,9 @@ impl Machine {
             self.step(format!("without drives {taken:?} there is no majority"));
             self.open_in_vain()?;
             taken.iter().for_each(|i| self.disk(*i).plug());
-            // Their caches are empty.
+            // Their caches are empty, and another one that cannot be read would be one fault too many.
             self.forget_unflushed();
+            self.heal_reads();
         }
         self.witness_lost = false;
         if !joining && self.draws(Fault::Stranger, 300) {

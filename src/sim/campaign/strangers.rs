@@ -59,7 +59,7 @@ impl Machine {
             let index = self.any_disk();
             self.memories.insert(0, (index, self.disk(index).snapshot()));
         }
-        self.witness_memory = self.witness().map(|w| w.snapshot());
+        self.witness_memory = self.witness().map(|w| (self.disks.len(), w.snapshot()));
     }
 
     /// Whether this very member may miss something.
@@ -227,8 +227,10 @@ impl Machine {
         }
         let Some(witness) = self.witness() else { return };
         match self.witness_memory.take() {
-            Some(image) if self.prng.chance(500) => {
+            Some((members, image)) if self.prng.chance(500) => {
                 self.step("the witness is an old one");
+                // One that knows of fewer members has no vote in what was committed since.
+                self.witness_lost |= members != self.disks.len();
                 witness.restore(&image);
             }
             Some(_) | None => {
