@@ -131,6 +131,8 @@ fn volume() -> VolumeReport {
         single_copy_bytes: 0,
         unavailable_bytes: 0,
         connections: 0,
+        unavailable: Vec::new(),
+        unavailable_more: false,
     }
 }
 

@@ -251,6 +251,8 @@ mod tests {
             single_copy_bytes: 0,
             unavailable_bytes: 0,
             connections: 0,
+            unavailable: Vec::new(),
+            unavailable_more: false,
         }
     }
 

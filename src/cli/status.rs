@@ -8,7 +8,8 @@ use super::screen::{Paint, Tone};
 use super::session::Session;
 use super::words::{Side, bar, bytes, copies, count, duration, percent, table};
 use crate::control::api::{
-    DriveReport, DriveState, LostReport, PoolReport, PoolState, StatusReport, WorkKind, WorkReport,
+    DriveReport, DriveState, LostReport, PoolReport, PoolState, StatusReport, VolumeReport, WorkKind,
+    WorkReport,
 };
 
 /// What is said where there is nothing to show.
@@ -58,11 +59,25 @@ pub fn pool_screen(pool: &PoolReport, paint: Paint) -> String {
     if pool.last_scrub.is_some() {
         text += &line("scrub", &scrub_line(pool));
     }
+    text += &gone_lines(pool);
     text += &lost_lines(pool);
     text += "\n";
     text += &if_this_dies(pool);
     let advice: String = [duty(pool), hints(pool)].concat();
     if advice.is_empty() { text } else { format!("{text}\n{advice}") }
+}
+
+/// What no drive that is here has: how much of which volume, and where to see more.
+fn gone_lines(pool: &PoolReport) -> String {
+    let gone = pool.volumes.iter().filter(|v| v.unavailable_bytes > 0);
+    let told = |volume: &VolumeReport| {
+        let (name, gone) = (&volume.name, bytes(volume.unavailable_bytes));
+        line(
+            "gone",
+            &format!("{gone} of volume {name}; all else is read and written.   drystone volume show {name}"),
+        )
+    };
+    gone.map(told).collect()
 }
 
 fn line(label: &str, text: &str) -> String {

@@ -120,7 +120,31 @@ fn show_screen(volume: &VolumeReport) -> String {
         format_args!("{} B", volume.lba_bytes),
         count(usize::try_from(volume.connections).unwrap_or(usize::MAX), "connection"),
         volume.uuid,
-    )
+    ) + &gone_lines(volume)
+}
+
+/// Ranges that are shown; `--json` has more.
+const RANGES_SHOWN: usize = 16;
+
+/// Where the volume cannot be read, and what that means.
+fn gone_lines(volume: &VolumeReport) -> String {
+    if volume.unavailable.is_empty() {
+        return String::new();
+    }
+    let many = count(volume.unavailable.len(), "place");
+    let many = if volume.unavailable_more { format!("more than {many}") } else { many };
+    let mut text = format!(
+        "\nno drive that is here has {} of it, in {many}; there, reads and writes fail, and everywhere else they go on:\n",
+        bytes(volume.unavailable_bytes)
+    );
+    for part in volume.unavailable.iter().take(RANGES_SHOWN) {
+        let (from, len) = (part.offset_bytes, part.length_bytes);
+        text += &format!("  {len} bytes at offset {from}\n");
+    }
+    if volume.unavailable.len() > RANGES_SHOWN {
+        text += &format!("  and more: drystone volume show {} --json\n", volume.name);
+    }
+    text + "It is all there again when a drive that has it is connected again (drystone status names them).\n"
 }
 
 fn destroy(session: &Session, name: &str, yes: bool) -> Result<(), Ended> {
@@ -136,6 +160,7 @@ fn destroy(session: &Session, name: &str, yes: bool) -> Result<(), Ended> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::api::RangeReport;
 
     fn volume() -> VolumeReport {
         VolumeReport {
@@ -153,7 +178,29 @@ mod tests {
             single_copy_bytes: 0,
             unavailable_bytes: 0,
             connections: 4,
+            unavailable: Vec::new(),
+            unavailable_more: false,
         }
+    }
+
+    #[test]
+    fn what_is_gone_is_listed_with_its_places() {
+        let part = |offset_bytes| RangeReport { offset_bytes, length_bytes: 131_072 };
+        let gone = VolumeReport {
+            unavailable_bytes: 2_000_000,
+            unavailable: (0..17).map(|i| part(i * 262_144)).collect(),
+            ..volume()
+        };
+        let text = show_screen(&gone);
+        assert!(text.contains("no drive that is here has 2.0 MB of it, in 17 places;"), "{text}");
+        assert!(
+            text.contains("  131072 bytes at offset 3932160\n  and more: drystone volume show data --json"),
+            "{text}"
+        );
+        assert!(!text.contains("4194304"), "{text}");
+        assert!(!show_screen(&volume()).contains("no drive"));
+        let all = VolumeReport { unavailable: vec![part(0)], unavailable_more: true, ..gone };
+        assert!(show_screen(&all).contains("in more than 1 place;"));
     }
 
     #[test]

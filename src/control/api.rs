@@ -416,6 +416,22 @@ pub struct VolumeReport {
     pub single_copy_bytes: u64,
     pub unavailable_bytes: u64,
     pub connections: u32,
+    /// Where it cannot be read, in order: only where one volume is asked for, and `UNAVAILABLE_MAX` at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unavailable: Vec<RangeReport>,
+    /// There are more of them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unavailable_more: bool,
+}
+
+/// Ranges that are listed for a volume.
+pub const UNAVAILABLE_MAX: usize = 4096;
+
+/// A part of a volume.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct RangeReport {
+    pub offset_bytes: u64,
+    pub length_bytes: u64,
 }
 
 fn lba_bytes_default() -> u32 {

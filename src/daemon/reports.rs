@@ -139,5 +139,7 @@ fn volume_report(volume: &VolumeFacts, pool: &str, connections: u32) -> VolumeRe
         single_copy_bytes: volume.single_copy.0,
         unavailable_bytes: volume.unavailable.0,
         connections,
+        unavailable: Vec::new(),
+        unavailable_more: false,
     }
 }

@@ -8,11 +8,11 @@ use super::registry::{self, KnownPool};
 use super::reports::{Beside, pool_report};
 use crate::base::limits::BLOCK;
 use crate::base::size::show_size;
-use crate::base::units::ByteLen;
+use crate::base::units::{ByteLen, Span};
 use crate::bench::NETWORK_EXPORT;
 use crate::control::api::{
-    Failure, PoolCreate, PoolReport, Reply, Request, StatusReport, VolumeCreate, VolumeReport, WorkKind,
-    WorkReport,
+    Failure, PoolCreate, PoolReport, RangeReport, Reply, Request, StatusReport, UNAVAILABLE_MAX,
+    VolumeCreate, VolumeReport, WorkKind, WorkReport,
 };
 use crate::control::refusal::{admit, not_inspected};
 use crate::control::server::ConnectionId;
@@ -20,6 +20,7 @@ use crate::disk::inspect::{Drive, inspect};
 use crate::nvmf::subsystem::nqn_of;
 use crate::pool::progress::Progress;
 use crate::pool::report::MemberFacts;
+use crate::pool::unavailable::Unavailable;
 use crate::pool::verdict::Findings;
 use crate::pool::{self, CreatePlan, OpenPlan, Pool, PoolError, REBUILD_AFTER, VolumePlan};
 use crate::reactor::Core;
@@ -172,7 +173,11 @@ impl Service {
                     .flat_map(|p| p.volumes)
                     .filter(|v| v.name == volume)
                     .collect();
-                if volumes.is_empty() { Err(no_volume(&volume)) } else { Ok(Reply::Volumes { volumes }) }
+                if volumes.is_empty() {
+                    return Err(no_volume(&volume));
+                }
+                let volumes = volumes.into_iter().map(|v| self.with_ranges(v)).collect();
+                Ok(Reply::Volumes { volumes })
             }
             Request::DiskShow { disk } => self.show_disk(&disk),
             _ => unreachable!("`is_read_only` lists what is answered here"),
@@ -411,6 +416,19 @@ impl Service {
             Some(name) if found.is_empty() => Err(no_pool(name)),
             Some(_) | None => Ok(found),
         }
+    }
+
+    /// A volume with the places where it cannot be read.
+    fn with_ranges(&self, mut report: VolumeReport) -> VolumeReport {
+        let pools = self.pools.borrow();
+        if let Some(open) = pools.get(&report.pool).filter(|_| report.unavailable_bytes > 0) {
+            let Unavailable { ranges, more } = open.pool.unavailable(&report.name, UNAVAILABLE_MAX);
+            let part =
+                |span: &Span| RangeReport { offset_bytes: span.offset().0, length_bytes: span.len().0 };
+            report.unavailable = ranges.iter().map(part).collect();
+            report.unavailable_more = more;
+        }
+        report
     }
 
     pub(super) fn report(&self, open: &OpenPool) -> PoolReport {

@@ -58,6 +58,7 @@ pub mod state_codec;
 pub mod superblock;
 pub mod survey;
 mod suspicion;
+pub mod unavailable;
 pub mod verdict;
 pub mod volume;
 pub mod votes;

@@ -243,9 +243,17 @@ impl PoolVolume {
             let (region, within) = self.region_of(&fragment);
             let blocks = super::volume::blocks_of(within, fragment.len);
             let hold = region.hold(blocks.clone(), false).await;
-            ensure_loaded(self, core, &hold).await?;
-            let found = written_runs(&hold, blocks, within, fragment.len);
-            found.into_iter().for_each(|run| push_run(runs, run));
+            match ensure_loaded(self, core, &hold).await {
+                Ok(()) => {
+                    let found = written_runs(&hold, blocks, within, fragment.len);
+                    found.into_iter().for_each(|run| push_run(runs, run));
+                }
+                // No drive that is there knows: it may be data, and who reads it hears that it is gone.
+                Err(Status::Io) => {
+                    push_run(runs, AllocationRun { len: fragment.len, hole: false, zero: false });
+                }
+                Err(status) => return Err(status),
+            }
         }
         Ok(span.end())
     }

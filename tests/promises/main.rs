@@ -5,6 +5,7 @@ mod copies;
 mod crashes;
 mod faults;
 mod flushes;
+mod losses;
 #[path = "../shared/payload.rs"]
 mod payload;
 mod rig;

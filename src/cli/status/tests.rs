@@ -45,6 +45,8 @@ fn volume(allocated: u64) -> VolumeReport {
         single_copy_bytes: 0,
         unavailable_bytes: 0,
         connections: 0,
+        unavailable: Vec::new(),
+        unavailable_more: false,
     }
 }
 
