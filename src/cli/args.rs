@@ -92,8 +92,14 @@ pub enum Command {
 #[derive(Args, Debug)]
 pub struct PlanArgs {
     /// Block devices or files
-    #[arg(required = true, value_name = "DISK")]
+    #[arg(required_unless_present = "add", value_name = "DISK")]
     pub disks: Vec<String>,
+    /// What this pool would be with them, instead of a pool of their own
+    #[arg(long, value_name = "POOL")]
+    pub pool: Option<String>,
+    /// The same disks, named behind --pool
+    #[arg(long, value_name = "DISK", num_args = 1.., requires = "pool", conflicts_with = "disks")]
+    pub add: Vec<String>,
 }
 
 #[derive(Subcommand, Debug)]

@@ -2,6 +2,8 @@
 //!
 //! The arithmetic is the pool's own (`pool::alloc`, `pool::layout`), so that the plan is what one gets.
 
+mod growth;
+
 use super::args::PlanArgs;
 use super::disks;
 use super::exit::{Ended, Exit};
@@ -20,17 +22,36 @@ use serde::Serialize;
 use std::collections::BTreeSet;
 
 pub fn run(session: &Session, args: &PlanArgs) -> Result<Exit, Ended> {
-    let paths = disks::paths(&args.disks)?;
+    let typed = if args.add.is_empty() { &args.disks } else { &args.add };
+    let paths = disks::paths(typed)?;
     let distinct: BTreeSet<_> = paths.iter().collect();
     if distinct.len() < paths.len() {
         return Err(Failure::failed("SAME_DISK", "a disk is named twice; it counts once").into());
     }
     let drives = disks::look_at(&paths)?;
+    if let Some(pool) = &args.pool {
+        return grow(session, pool, &drives, typed);
+    }
     let plan = plan(&drives);
     if session.screen.json {
         session.screen.document("drystone.plan/1", &plan);
     } else {
-        session.screen.print(&screen(&plan, &args.disks));
+        session.screen.print(&screen(&plan, typed));
+    }
+    Ok(Exit::Done)
+}
+
+/// What a pool would be with these drives.
+fn grow(session: &Session, pool: &String, drives: &[Drive], typed: &[String]) -> Result<Exit, Ended> {
+    let report = session.status(Some(pool))?;
+    let Some(pool) = report.pools.first() else {
+        return Err(Failure::failed("NO_POOL", format!("there is no pool {pool} here")).into());
+    };
+    let growth = growth::growth(pool, drives);
+    if session.screen.json {
+        session.screen.document("drystone.growth/1", &growth);
+    } else {
+        session.screen.print(&growth::screen(&growth, typed));
     }
     Ok(Exit::Done)
 }
@@ -170,6 +191,7 @@ fn help(sizes: &[ByteLen], extents: &[u32], extent: ByteLen) -> Help {
 
 fn screen(plan: &Plan, typed: &[String]) -> String {
     let drives = super::words::count(plan.drives.len(), "drive");
+    let usable_drives = plan.drives.iter().filter(|d| d.extents > 0).count();
     let mut text = format!("{drives}, {} raw. Nothing was written.\n\n", bytes(plan.raw_bytes));
     text += &table(
         &[("DRIVE", Side::Left), ("SIZE", Side::Right), ("STATE", Side::Left), ("HOLDS", Side::Left)],
@@ -184,7 +206,7 @@ fn screen(plan: &Plan, typed: &[String]) -> String {
             ("SURVIVES", Side::Left),
             ("HEALS ITSELF AFTER LOSING THE LARGEST", Side::Left),
         ],
-        &plan.layouts.iter().map(|l| layout_row(l, plan)).collect::<Vec<_>>(),
+        &plan.layouts.iter().map(|l| layout_row(l, usable_drives)).collect::<Vec<_>>(),
     );
     let advice = advice(plan, typed);
     if advice.is_empty() { text } else { format!("{text}\n{}\n", advice.join("\n")) }
@@ -195,10 +217,9 @@ fn drive_row(drive: &PlannedDrive) -> Vec<String> {
     vec![drive.name.clone(), bytes(drive.size_bytes), drive.standing.word().to_owned(), holds.to_owned()]
 }
 
-fn layout_row(layout: &Layout, plan: &Plan) -> Vec<String> {
+fn layout_row(layout: &Layout, usable_drives: usize) -> Vec<String> {
     let copies = layout.copies.to_string();
     if layout.usable_bytes == 0 {
-        let usable_drives = plan.drives.iter().filter(|d| d.extents > 0).count();
         let missing = usize::from(layout.copies).saturating_sub(usable_drives);
         let needs = format!("needs {missing} more drive{}", if missing == 1 { "" } else { "s" });
         return vec![copies, "-".to_owned(), "0".to_owned(), needs, String::new()];
@@ -237,21 +258,21 @@ fn advice(plan: &Plan, typed: &[String]) -> Vec<String> {
     if mirror.usable_bytes > 0 && mirror.heals_up_to_bytes == 0 {
         lines.push("After losing a drive you would run on one copy until you replace it.".to_owned());
     }
-    lines.extend(plan.drives.iter().filter_map(objection));
+    lines.extend(plan.drives.iter().filter_map(|drive| objection_to("pool create", drive)));
     let protect = if mirror.usable_bytes > 0 { "drive" } else { "none" };
     let disks: Vec<_> = typed.iter().map(|t| word(t)).collect();
     lines.push(format!("next: drystone pool create NAME {} --protect {protect}", disks.join(" ")));
     lines
 }
 
-/// What `pool create` would say about a drive.
-fn objection(drive: &PlannedDrive) -> Option<String> {
+/// What the command that comes next would say about a drive.
+fn objection_to(command: &str, drive: &PlannedDrive) -> Option<String> {
     let name = &drive.name;
     match drive.standing {
         State::Free => None,
-        State::HasData => Some(format!("{name} holds data: `pool create` asks for --erase {}.", word(name))),
-        State::Member => Some(format!("{name} is in a pool already: `pool create` refuses it.")),
-        State::OffLimits => Some(format!("{name} is in use: `pool create` refuses it.")),
+        State::HasData => Some(format!("{name} holds data: `{command}` asks for --erase {}.", word(name))),
+        State::Member => Some(format!("{name} is in a pool already: `{command}` refuses it.")),
+        State::OffLimits => Some(format!("{name} is in use: `{command}` refuses it.")),
         State::TooSmall => Some(format!("{name} is too small and was not counted.")),
     }
 }

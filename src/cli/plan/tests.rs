@@ -1,6 +1,7 @@
 //! The figures that the design promises, and the words for them.
 
 use super::*;
+use crate::control::api::PoolReport;
 use crate::disk::inspect::Holding;
 use crate::io::driver::FileKind;
 
@@ -100,4 +101,72 @@ fn a_drive_that_is_too_small_is_not_counted() {
     let plan = plan(&[drive("sda", 80 * GB), drive("tiny", 1 << 20)]);
     assert_eq!((plan.drives[1].standing, plan.drives[1].extents), (State::TooSmall, 0));
     assert_eq!(plan.layouts[1].usable_bytes, 0);
+}
+
+/// The story: 80 and 500 GB with 70 GB stored, and four more drives.
+#[test]
+fn a_pool_with_more_drives_is_what_the_same_drives_would_be() {
+    let pool = pool_of(&[80 * GB, 500 * GB], 70 * GB);
+    let more: Vec<Drive> = (0..4).map(|n| drive(&format!("sdb{n}"), 500 * GB)).collect();
+    let growth = growth::growth(&pool, &more);
+    let mut all = vec![drive("sda", 80 * GB), drive("sdz", 500 * GB)];
+    all.extend(more.clone());
+    let text = growth::screen(&growth, &["sdb0".into(), "sdb1".into()]);
+    for line in [
+        "tank with 4 more drives, 2.0 TB raw. Nothing was written.",
+        "tank has 2 copies: 79.", // less what the pool keeps for itself
+        "would move until every drive is filled in proportion",
+        "next: drystone disk add sdb0 sdb1 --pool tank",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    let json = serde_json::to_value(&growth).unwrap();
+    let usable = |key: &str, copies: usize| json[key][copies - 1]["usable_bytes"].as_u64().unwrap();
+    assert!(close(usable("now", 2), 80 * GB) && close(usable("then", 2), 1290 * GB), "{json}");
+    let plan = plan(&all);
+    assert!(usable("then", 2).abs_diff(plan.layouts[1].usable_bytes) < GB, "as a pool of its own");
+    // 140 GB of copies on 2580 GB: 4.3 GB stay on the small drive of its 70, 27 GB on the large one.
+    let moves = json["moves_bytes"].as_u64().unwrap();
+    assert!(close(moves, 109 * GB) || moves.abs_diff(108_500_000_000) < GB, "{moves}");
+}
+
+#[test]
+fn a_drive_that_does_not_help_is_told() {
+    let pool = pool_of(&[500 * GB], 0);
+    let pool = PoolReport { copies: 1, ..pool };
+    let tiny = growth::growth(&pool, &[drive("sdx", 1_000_000)]);
+    let text = growth::screen(&tiny, &["sdx".into()]);
+    assert!(text.contains("tank has 1 copy: no more usable space."), "{text}");
+    assert!(text.contains("sdx is too small and was not counted."), "{text}");
+    let mut missing = pool_of(&[80 * GB, 500 * GB], 0);
+    missing.drives[1].state = crate::control::api::DriveState::Missing;
+    let text = growth::screen(&growth::growth(&missing, &[drive("sdx", 80 * GB)]), &["sdx".into()]);
+    assert!(text.contains("Not counted, since they are not in use now: drive1."), "{text}");
+}
+
+/// A pool of drives of these sizes that has so much stored with two copies, on the first two.
+fn pool_of(sizes: &[u64], stored: u64) -> PoolReport {
+    let drives: Vec<serde_json::Value> = sizes
+        .iter()
+        .enumerate()
+        .map(|(i, size)| {
+            serde_json::json!({
+                "name": format!("drive{i}"), "path": "", "uuid": "", "pool": "tank", "size_bytes": size,
+                "state": "active", "reason": "", "rotational": true, "used_bytes": stored,
+                "lost_bytes": 0, "exposed_bytes": 0, "read_errors": 0, "write_errors": 0, "checksum_errors": 0,
+            })
+        })
+        .collect();
+    let volume = serde_json::json!({
+        "name": "data", "pool": "tank", "uuid": "", "size_bytes": stored, "copies": 2, "columns": 1,
+        "stripe_unit_bytes": 131_072, "checksums": true, "allocated_bytes": stored, "single_copy_bytes": 0,
+        "unavailable_bytes": 0, "connections": 0,
+    });
+    serde_json::from_value(serde_json::json!({
+        "name": "tank", "uuid": "", "state": "safe", "copies": 2, "extent_bytes": 64 << 20, "raw_bytes": 0,
+        "free_bytes": [0, 0, 0], "usable_bytes": [0, 0, 0], "allocated_bytes": stored, "below_promise_bytes": 0,
+        "single_copy_bytes": 0, "unavailable_bytes": 0, "heal_needed_bytes": 0, "heal_possible": false,
+        "drives": drives, "volumes": [volume], "votes_present": 3, "votes_total": 3, "epoch": 1,
+    }))
+    .expect("a report")
 }
