@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2154 # $dir is of server.sh
 # Sourced beside server.sh and steps.sh by what puts a filesystem of this kernel on a volume:
 # NBD export -> nbdfuse (a file) -> loop device -> ext4 or xfs.
 
