@@ -102,13 +102,10 @@ impl DirtyLog {
     pub async fn format(core: &Core, disk: &Disk, layout: &MemberLayout) -> Result<(), Errno> {
         let log = DirtyLog::empty(layout);
         for plane in [Plane::Dirty, Plane::Missed] {
-            let blocks = log.plane_len.0 / BLOCK;
-            for block in 0..blocks {
-                let block = ByteLen(block).as_usize();
-                let bytes = emit_block(plane, block, &Bitmap::new(0));
-                super::log::write_bytes(core, disk, log.block_at(plane, block), &bytes, Patience::Opening)
-                    .await?;
-            }
+            // Two mebibytes for 16 TB, in as few writes as there can be.
+            let blocks = ByteLen(log.plane_len.0 / BLOCK).as_usize();
+            let bytes: Vec<u8> = (0..blocks).flat_map(|n| emit_block(plane, n, &Bitmap::new(0))).collect();
+            super::log::write_bytes(core, disk, log.plane_start(plane), &bytes, Patience::Opening).await?;
         }
         Ok(())
     }
