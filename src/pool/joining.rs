@@ -16,6 +16,7 @@ use super::home::{Home, HomeRequest};
 use super::layout::{LOG_START, MemberLayout, member_layout, member_size_min};
 use super::log::LogArea;
 use super::member::Member;
+use super::parting::part;
 use super::planted::{Planted, is_planted};
 use super::quorum::Voter;
 use super::shared::Shared;
@@ -58,6 +59,11 @@ impl Pool {
         let _at_work = self.shared.background.take(1).await;
         if self.shared.is_closing() {
             return Err(PoolError::Closing);
+        }
+        // Who votes changes in one way at a time.
+        let parting = lock(&self.shared.live).state.parting();
+        if let Some(member) = parting {
+            part(core, &self.shared, member).await?;
         }
         let mut opened = Vec::new();
         let result = self.join(core, disks, &mut opened).await;
@@ -163,7 +169,7 @@ impl Home {
         let (after, changes) = self.with_members(&state, &joiners)?;
         let areas: Vec<LogArea> = joiners.iter().map(Joiner::area).collect();
         self.votes.could_admit(&after, &areas)?;
-        let ids = (0..).map(|n| MemberId(state.next_member().0 + n));
+        let ids = (0..).map(|n| MemberId(state.next_member.0 + n));
         let members: Vec<Arc<Member>> = joiners.iter().zip(ids).map(|(j, id)| j.member(id)).collect();
         let mut votes: Vec<Vote> = joiners.iter().zip(&members).map(|(j, m)| j.vote(m)).collect();
         for (joiner, vote) in joiners.iter().zip(&mut votes) {
@@ -191,6 +197,8 @@ impl Home {
             tracing::error!(%error, "a drive was lost while others were added, and that could not be committed");
         }
         self.pool.no_room.store(false, Ordering::Release);
+        self.pool.leave_stuck.store(false, Ordering::Release);
+        self.pool.spread_asked.fetch_add(1, Ordering::AcqRel);
         self.pool.rebuild_wanted.wake_all();
         self.pool.spread_wanted.wake_all();
         Ok(())
@@ -200,7 +208,7 @@ impl Home {
         let mut after = state.clone();
         let mut changes = Vec::new();
         for Joiner { layout, uuid, name, .. } in joiners {
-            let (member, uuid, name) = (after.next_member(), *uuid, name.clone());
+            let (member, uuid, name) = (after.next_member, *uuid, name.clone());
             let (size, extents) = (layout.size, layout.extents);
             let change = Change::MemberAdded { member, uuid, size, extents, name };
             let applied = after.apply(self.votes.position.sequence + 1, &change);

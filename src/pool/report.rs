@@ -22,7 +22,7 @@ pub struct PoolFacts {
     pub state: State,
     pub epoch: u64,
     pub votes: Tally,
-    /// Bytes of all extents of members in sync.
+    /// Bytes of all extents of members in sync that do not leave.
     pub raw: ByteLen,
     /// What can still be allocated, for 1, 2 and 3 copies.
     pub free: [ByteLen; 3],
@@ -64,6 +64,8 @@ pub struct MemberFacts {
     pub size: ByteLen,
     pub state: MemberState,
     pub in_sync: bool,
+    /// It is to be taken out of the pool.
+    pub leaving: bool,
     pub reason: String,
     pub rotational: bool,
     pub used: ByteLen,
@@ -102,7 +104,9 @@ pub struct VolumeFacts {
 impl Pool {
     /// The pool's figures now.
     pub fn facts(&self) -> PoolFacts {
-        let in_sync = self.shared.members_in_sync();
+        let mut in_sync = self.shared.members_in_sync();
+        let leaves = |m: &Arc<Member>| lock(&self.shared.live).state.is_leaving(m.id);
+        in_sync.retain(|m| !leaves(m));
         let totals: Vec<u32> = in_sync.iter().map(|m| m.layout.extents).collect();
         let (state, free, stored, epoch, present) = {
             let live = lock(&self.shared.live);
@@ -149,7 +153,8 @@ impl Pool {
             // What copies are being moved to at the moment is theirs, and they are counted where they are.
             let reserved = live.reserved.iter().filter(|c| c.member == member.id).count();
             let free = live.free.free(member.id) + u32::try_from(reserved).unwrap_or(0);
-            let standing = match live.state.members[&member.id].state {
+            let state = live.state.members.get(&member.id).map_or(MemberState::Removed, |m| m.state);
+            let standing = match state {
                 _ if member.is_in_sync() => Standing::InSync,
                 _ if member.disk.is_none() => Standing::Gone,
                 MemberState::Active | MemberState::Suspect | MemberState::Stale | MemberState::Resyncing => {
@@ -160,6 +165,7 @@ impl Pool {
                 | MemberState::Faulted
                 | MemberState::Removed => Standing::Gone,
             };
+            let free = if live.state.is_leaving(member.id) { 0 } else { free };
             Gauge { member: member.id, standing, free }
         };
         (groups, self.shared.all_members().iter().map(gauge).collect())
@@ -205,6 +211,7 @@ impl Pool {
             size: state.members[&id].size,
             state: shown_state(&member, state.members[&id].state),
             in_sync: member.is_in_sync(),
+            leaving: state.members[&id].leaving,
             reason: hindrance(&self.shared, &member).unwrap_or_else(|| member.reason()),
             rotational: member.disk.as_ref().is_some_and(|d| d.facts().rotational),
             used: bytes(without.held),
@@ -255,7 +262,7 @@ fn heal(state: &State, in_sync: &[Arc<Member>], members: &[MemberFacts]) -> (Byt
     let all = usable(&extents, state.copies);
     let Some(most) = extents.pop() else { return (ByteLen(0), false) };
     let needed = all - usable(&extents, state.copies);
-    let is_largest = |m: &&MemberFacts| m.in_sync && state.members[&m.id].extents == most;
+    let is_largest = |m: &&MemberFacts| m.in_sync && !m.leaving && state.members[&m.id].extents == most;
     let possible = members.iter().filter(is_largest).all(|m| m.does_not_heal.0 == 0);
     (ByteLen(needed * state.extent.0), possible && state.copies > 1)
 }
