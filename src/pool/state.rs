@@ -289,12 +289,7 @@ impl State {
                 self.member_mut(*member)?.leaving = *leaving;
                 self.spreading = true;
             }
-            Change::MemberGone { member } => {
-                if self.member_mut(*member)?.state != MemberState::Removed {
-                    return Err(Contradiction);
-                }
-                self.members.remove(member);
-            }
+            Change::MemberGone { member } => self.forget_member(*member)?,
             Change::Spreading { going } => self.spreading = *going,
             Change::VolumeCreated { id, volume } => {
                 if id.0 < self.next_volume || self.volume_named(&volume.name).is_some() {
@@ -349,6 +344,11 @@ impl State {
         let record = self.member_mut(member)?;
         (record.state, record.absence) = (state, absence);
         Ok(())
+    }
+
+    fn forget_member(&mut self, member: MemberId) -> Result<(), Contradiction> {
+        let removed = self.members.remove(&member).is_some_and(|m| m.state == MemberState::Removed);
+        if removed { Ok(()) } else { Err(Contradiction) }
     }
 
     /// Numbers of members are never used again: what an older log says of a number is about the same member.

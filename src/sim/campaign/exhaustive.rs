@@ -9,7 +9,7 @@ use super::oracles::{Rotten, Scene, check_extents};
 use super::plan::{Fault, Options, Plan, VolumeSpec};
 use super::report::{Failure, Oracle, Verdict};
 use super::run::Loaded;
-use crate::base::units::ByteLen;
+use crate::base::units::{ByteLen, MemberId};
 use crate::pool::planted::Planted;
 use crate::pool::{OpenPlan, Pool, PoolError, VolumePlan};
 use crate::reactor::Core;
@@ -30,12 +30,18 @@ pub enum Script {
     Rebuild,
     /// A drive is added, and slots are spread over all of them; then everything is scrubbed.
     Add,
+    /// A drive is emptied and taken out; then everything is scrubbed.
+    Remove,
 }
 
-pub const SCRIPTS: [Script; 4] = [Script::Volumes, Script::Resync, Script::Rebuild, Script::Add];
+pub const SCRIPTS: [Script; 5] =
+    [Script::Volumes, Script::Resync, Script::Rebuild, Script::Add, Script::Remove];
 
 /// The drive that a script adds.
 const SPARE: &str = "/dev/s0";
+
+/// The drive that a script takes out.
+const LEAVES: MemberId = MemberId(0);
 
 /// How much of an exhaustive mode is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,7 +128,8 @@ impl Machine {
     /// Opens after the crash, waits until everything is in sync, checks all of it, and closes.
     fn recover_from(&mut self, script: Script, done: usize) -> Verdict {
         self.note_end();
-        if script == Script::Add && done == 0 {
+        // Where the commits are cut off that change who votes; each of them comes before a step has ended.
+        if script == Script::Add && done == 0 || script == Script::Remove && done == 1 {
             self.check_halves()?;
         }
         let life = self.open()?;
@@ -233,6 +240,15 @@ async fn perform(core: &Core, pool: Pool, script: Script, progress: &Progress) -
             while lock(&pool.shared().live).state.spreading {
                 core.sleep(Duration::from_millis(100)).await;
             }
+            pool.scrub(core).await?;
+        }
+        Script::Remove => {
+            pool.remove_disk(LEAVES).await?;
+            step();
+            while pool.facts().members.iter().any(|m| m.id == LEAVES) {
+                core.sleep(Duration::from_millis(100)).await;
+            }
+            step();
             pool.scrub(core).await?;
         }
         Script::Rebuild => {
