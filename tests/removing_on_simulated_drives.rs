@@ -9,9 +9,10 @@ mod rig;
 
 use drystone::base::units::{ByteLen, MemberId};
 use drystone::pool::{Pool, PoolError, VolumePlan};
-use drystone::sim::{Crash, Process};
+use drystone::sim::{Crash, DiskShape, Process};
 use drystone::volume::Volume;
 use rig::{MIB, Rig, in_sync, put};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -297,4 +298,86 @@ fn one_that_was_said_to_be_dead_is_gone_when_its_copies_are_made_again() {
     assert_eq!((in_sync(&pool), pool.facts().votes.total), (vec![true; 3], 3));
     check(&rig, &head, &pool);
     rig.close(head, pool);
+}
+
+/// A new drive of so many megabytes in the place of a member.
+fn replace(rig: &mut Rig, head: &Process, pool: &Pool, member: u16, mb: u64) -> Result<(), PoolError> {
+    let path = PathBuf::from("/dev/new");
+    if rig.world.find_disk(&path).is_none() {
+        rig.world.add_disk(&path, DiskShape::flash(ByteLen(mb * 1_000_000)));
+        rig.disks.push(path.clone());
+    }
+    let (core, pool) = (head.core(0).clone(), pool.clone());
+    rig.on(head, async move { pool.replace_disk(&core, MemberId(member), &(path, "new".into())).await })
+}
+
+#[test]
+fn a_drive_that_is_there_is_replaced_by_copying_straight_to_the_new_one() {
+    let (mut rig, head, pool) = filled(111, 3);
+    let before = used(&pool);
+    replace(&mut rig, &head, &pool, 1, 80).expect("replaced");
+    assert!(pool.facts().members.iter().any(|m| m.id.0 == 1 && m.leaving));
+    await_gone(&rig, &head, &pool, 1);
+    assert_eq!(used(&pool), [before[0], before[2], (3, before[1].1)], "nothing else was moved");
+    assert_eq!((in_sync(&pool), pool.facts().votes.total), (vec![true; 3], 3));
+    check(&rig, &head, &pool);
+    rig.close(head, pool);
+    assert!(is_blank(&rig, 1));
+    rig.visit(|head, pool| check(&rig, head, pool));
+}
+
+#[test]
+fn two_drives_can_be_replaced_although_neither_could_be_taken_out() {
+    let (mut rig, head, pool) = filled(112, 2);
+    replace(&mut rig, &head, &pool, 0, 80).expect("replaced");
+    await_gone(&rig, &head, &pool, 0);
+    assert_eq!(used(&pool), [(1, FULL), (2, FULL)]);
+    check(&rig, &head, &pool);
+    rig.close(head, pool);
+}
+
+#[test]
+fn a_drive_that_is_gone_is_replaced_by_making_its_copies_again() {
+    let (mut rig, head, pool) = filled(113, 2);
+    rig.disk(0).unplug();
+    rig.write(&head, &pool, 0, MIB, byte(0));
+    rig.pass(&head, 30);
+    replace(&mut rig, &head, &pool, 0, 80).expect("replaced");
+    await_gone(&rig, &head, &pool, 0);
+    assert_eq!(used(&pool), [(1, FULL), (2, FULL)]);
+    check(&rig, &head, &pool);
+    rig.close(head, pool);
+    rig.disk(0).plug();
+    rig.visit(|head, pool| {
+        assert_eq!(in_sync(pool), [true; 2]);
+        check(&rig, head, pool);
+    });
+}
+
+#[test]
+fn a_replacement_that_cannot_be_done_changes_nothing() {
+    let (mut rig, head, pool) = filled(114, 2);
+    let plan = VolumePlan {
+        name: "more".into(),
+        size: ByteLen(50 * MIB),
+        copies: None,
+        unit: None,
+        checksums: true,
+        lba_bytes: None,
+    };
+    let (core, maker) = (head.core(0).clone(), pool.clone());
+    rig.on(&head, async move {
+        let volume = maker.create_volume(&core, &plan).await.expect("made");
+        let handle = Arc::new(Volume::in_pool(volume)).handle(&core);
+        for at in 0..50 {
+            put(&handle, at * MIB, 4096, 9).await.expect("written");
+        }
+    });
+    let refused = replace(&mut rig, &head, &pool, 1, 70);
+    assert!(matches!(refused, Err(PoolError::NoRoomWithout { .. })), "{refused:?}");
+    assert!(matches!(replace(&mut rig, &head, &pool, 9, 70), Err(PoolError::Invalid(_))));
+    assert_eq!(used(&pool), [(0, 70), (1, 70)]);
+    assert!(pool.facts().members.iter().all(|m| !m.leaving) && !pool.facts().state.spreading);
+    rig.close(head, pool);
+    assert!(is_blank(&rig, 2), "the new one was not touched");
 }

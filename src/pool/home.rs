@@ -9,6 +9,7 @@ use super::ends::{HOLLOW, mend};
 use super::error::PoolError;
 use super::flush::clean;
 use super::joining::Joiner;
+use super::leaving::Fit;
 use super::lifecycle::{self, Event};
 use super::log::Replayed;
 use super::member::Member;
@@ -121,9 +122,10 @@ pub enum HomeRequest {
         member: MemberId,
         answer: Answer<Result<Option<Arc<Member>>, PoolError>>,
     },
-    /// Empty drives join the pool.
+    /// Empty drives join the pool, in the place of another one where that is said.
     AddMembers {
         joiners: Vec<Joiner>,
+        replaced: Option<MemberId>,
         answer: Answer<Result<(), PoolError>>,
     },
     /// Slots lie as they should by what was asked for so often.
@@ -182,6 +184,8 @@ pub struct Batch {
     sequence: u64,
     /// What may be allocated, once that was asked for.
     reserve: Option<Reserve>,
+    /// Whether what is to be moved from members that leave keeps its room; None if nobody leaves.
+    fit: Option<Fit>,
 }
 
 impl Drop for Home {
@@ -227,8 +231,8 @@ impl Home {
                 Some(HomeRequest::Part { member, answer }) => {
                     answer.send(self.part(member).await);
                 }
-                Some(HomeRequest::AddMembers { joiners, answer }) => {
-                    answer.send(self.add_members(joiners).await);
+                Some(HomeRequest::AddMembers { joiners, replaced, answer }) => {
+                    answer.send(self.add_members(joiners, replaced).await);
                 }
                 Some(HomeRequest::PartImages { answer }) => {
                     let result = self.part_images().await;
@@ -246,6 +250,7 @@ impl Home {
     fn begin_batch(&self) -> Batch {
         let live = lock(&self.pool.live);
         Batch {
+            fit: Fit::of(&live.state, &live.free),
             state: live.state.clone(),
             free: live.free.clone(),
             reserved: live.reserved.clone(),
@@ -676,6 +681,9 @@ impl Batch {
         let stripe = geometry(pool, record).stripe_of(slot);
         let rooms = rooms(pool, (&self.state, record), &self.free, stripe);
         let members = alloc::choose(&rooms, record.copies).ok_or(Status::NoSpace)?;
+        if self.fit.as_mut().is_some_and(|fit| !fit.admits(members.len())) {
+            return Err(Status::NoSpace);
+        }
         if pool.reserve_enforced.load(Ordering::Acquire) {
             // What this batch frees counts from the next one on, as its extents do.
             let of = || Reserve::of(&self.state, &self.free, &self.reserved);

@@ -3,6 +3,7 @@
 
 use super::Pool;
 use super::alloc::usable;
+use super::leaving::Fit;
 use super::lifecycle::{self, Event};
 use super::member::Member;
 use super::meter::{Gauge, Group, IfLost, Standing, groups, if_lost, protected, rate_expected};
@@ -108,11 +109,12 @@ impl Pool {
         let leaves = |m: &Arc<Member>| lock(&self.shared.live).state.is_leaving(m.id);
         in_sync.retain(|m| !leaves(m));
         let totals: Vec<u32> = in_sync.iter().map(|m| m.layout.extents).collect();
-        let (state, free, stored, epoch, present) = {
+        let (state, free, fit, stored, epoch, present) = {
             let live = lock(&self.shared.live);
             let free: Vec<u32> = in_sync.iter().map(|m| live.free.free(m.id)).collect();
             let stored = Stored::of(&live.state, &live.free);
-            (live.state.clone(), free, stored, live.epoch, live.votes_present)
+            let fit = Fit::of(&live.state, &live.free);
+            (live.state.clone(), free, fit, stored, live.epoch, live.votes_present)
         };
         let extent = state.extent;
         let each = |room: &[u32]| [1, 2, 3].map(|copies| ByteLen(usable(room, copies) * extent.0));
@@ -128,7 +130,7 @@ impl Pool {
             epoch,
             votes: Tally { present, total: votes_of(state.members.len()) },
             raw: ByteLen(totals.iter().map(|e| u64::from(*e)).sum::<u64>() * extent.0),
-            free: each(&free),
+            free: room_left(each(&free), fit, extent),
             usable: each(&totals),
             volumes: state.volumes.keys().map(|id| self.volume_facts(&state, *id)).collect(),
             copy_rate: measured.unwrap_or(rate_expected(members.iter().any(|m| m.rotational))),
@@ -252,6 +254,12 @@ impl Pool {
             unavailable: bytes(none),
         }
     }
+}
+
+/// What is free for 1, 2 and 3 copies, less what is to be moved from members that leave.
+fn room_left(free: [ByteLen; 3], fit: Option<Fit>, extent: ByteLen) -> [ByteLen; 3] {
+    let Some(fit) = fit else { return free };
+    [1, 2, 3].map(|copies| free[copies - 1].min(ByteLen(fit.spare(copies) * extent.0)))
 }
 
 /// What must stay free to heal after losing the largest member, and whether every copy that is lacking then finds a
