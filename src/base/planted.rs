@@ -157,6 +157,8 @@ bugs! {
     NamedAfterJoining,
     /// A member is taken out by one commit, which only those need that stay.
     PartedAtOnce,
+    /// A member is taken out while something lies on it.
+    VoteBeforeData,
     /// A member that leaves gets new slots.
     LeavingGetsSlots,
     /// A copy that moves may go to a member that has another copy of the slot.

@@ -139,7 +139,7 @@ impl Home {
             MemberState::Rebuilding => record.leaving || record.absence.dead,
             _ => false,
         };
-        if !leaves || used {
+        if !leaves || used && !is_planted(&self.core, Planted::VoteBeforeData) {
             return Ok(None);
         }
         self.votes.could_part(id)?;

@@ -10,6 +10,7 @@ use super::crew::{Outcome, move_all};
 use super::home::HomeRequest;
 use super::moving::{Job, Stuck};
 use super::parting::part;
+use super::planted::{Planted, is_planted};
 use super::shared::Shared;
 use super::state::{MemberRecord, MemberState, State};
 use crate::base::units::MemberId;
@@ -115,8 +116,10 @@ fn next(pool: &Shared, passes: u32, fruitless: u32) -> Step {
 /// A member in sync that leaves and has nothing any more, nor is about to get something.
 fn empty(pool: &Shared, state: &State) -> Option<MemberId> {
     let live = lock(&pool.live);
-    let is_empty =
-        |id: &MemberId| live.free.in_use(*id) == 0 && !live.reserved.iter().any(|copy| copy.member == *id);
+    let is_empty = |id: &MemberId| {
+        let nothing = live.free.in_use(*id) == 0 && !live.reserved.iter().any(|copy| copy.member == *id);
+        nothing || is_planted(pool, Planted::VoteBeforeData)
+    };
     let leaves = |m: &MemberRecord| m.leaving && m.state == MemberState::Active;
     state.members.iter().find(|(id, m)| leaves(m) && is_empty(id)).map(|(id, _)| *id)
 }

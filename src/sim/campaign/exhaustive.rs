@@ -57,10 +57,14 @@ const OTHER: [&str; 2] = ["other", "renamed"];
 const OTHER_SIZES: [ByteLen; 2] = [ByteLen(2 << 20), ByteLen(3 << 20)];
 
 fn machine(seed: u64, drives: usize, copies: u8, rebuild_after: Duration) -> Machine {
+    machine_with(seed, drives, copies, rebuild_after, 1)
+}
+
+fn machine_with(seed: u64, drives: usize, copies: u8, rebuild_after: Duration, spares: usize) -> Machine {
     let volume = VolumeSpec { size: ByteLen(4 << 20), copies, unit: None, checksums: true };
     let plan = Plan {
         drives: vec![DiskShape::flash(ByteLen(72_000_000)); drives],
-        spares: vec![DiskShape::flash(ByteLen(72_000_000))],
+        spares: vec![DiskShape::flash(ByteLen(72_000_000)); spares],
         extent: None,
         cores: 1,
         cache: ByteLen(1 << 20),
@@ -137,6 +141,9 @@ impl Machine {
         check_other(&life.pool, script, done)?;
         if script != Script::Rebuild {
             self.settle(&life)?;
+        }
+        if script == Script::Remove && done > 0 && self.gone.is_empty() {
+            return Err(Failure::new(Oracle::Liveness, "the drive was not taken out"));
         }
         if self.verify_all(&life)?.is_some_and(|unreadable| unreadable > 0) {
             return Err(Failure::new(Oracle::Answers, "some bytes cannot be read"));
@@ -295,7 +302,8 @@ pub fn crash_everywhere_with(planted: Planted, script: Script, seed: u64, extent
     let rebuild_after = if script == Script::Rebuild { Duration::ZERO } else { Duration::from_secs(600) };
     // Two and a witness have one majority more to lose than three.
     let drives = if script == Script::Add { 2 } else { 3 };
-    let mut machine = machine(seed, drives, 2, rebuild_after);
+    let spares = usize::from(script != Script::Remove);
+    let mut machine = machine_with(seed, drives, 2, rebuild_after, spares);
     machine.options.planted = planted;
     machine.set_stage(script)?;
     let (scene, model) = (machine.scene(), machine.field.model.borrow().clone());
