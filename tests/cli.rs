@@ -100,6 +100,7 @@ fn drive(name: &str, state: DriveState) -> DriveReport {
         pool: "tank".into(),
         size_bytes: 500_000_000_000,
         state,
+        leaving: false,
         reason: String::new(),
         rotational: true,
         used_bytes: 10_000_000_000,
@@ -196,6 +197,8 @@ fn answer_with(pool: PoolReport, request: &Request) -> Reply {
         | Request::PoolScrubEvery { .. }
         | Request::DiskAdd(_)
         | Request::DiskDead { .. }
+        | Request::DiskRemove { .. }
+        | Request::DiskKeep { .. }
         | Request::PoolScrub { .. }
         | Request::PoolDestroy { .. }
         | Request::VolumeCreate(_)
@@ -561,7 +564,8 @@ fn requests_are_what_was_typed() {
     assert_eq!(done(&["pool", "destroy", "tank", "--yes"]), Request::PoolDestroy { pool: "tank".into() });
     assert_eq!(done(&["pool", "export", "tank"]), Request::PoolExport { pool: "tank".into() });
     assert_eq!(done(&["pool", "scrub"]), Request::PoolScrub { pool: None });
-    let add = DiskAdd { disks: vec![a.clone().into()], pool: Some("tank".into()), erase: vec![] };
+    let add =
+        DiskAdd { disks: vec![a.clone().into()], pool: Some("tank".into()), erase: vec![], replaces: None };
     assert_eq!(done(&["disk", "add", "a", "--pool", "tank"]), Request::DiskAdd(add));
     let import = Request::PoolImport { disks: vec![a.into()], pool: Some("tank".into()), force: false };
     assert_eq!(done(&["pool", "import", "a", "--pool", "tank"]), import);

@@ -1,4 +1,4 @@
-//! `disk add` on real files, as a user runs it: with a daemon and without one, refusals, and how far it is.
+//! `disk add`, `disk remove` and `disk replace` on real files, as a user runs it: with a daemon and without one, refusals, and how far it is.
 
 use drystone::base::units::{ByteLen, Span};
 use drystone::block::{Payload, WriteFlags, pieces};
@@ -83,6 +83,25 @@ impl Place {
         assert_eq!((ran.code, ran.out.as_str()), (3, ""), "{arguments:?}: {}", ran.talk);
         assert!(ran.talk.contains("\n  Nothing was written.\n"), "{}", ran.talk);
         ran.talk
+    }
+
+    /// As `refused`, where a pool's own drives are meant.
+    fn unchanged(&self, arguments: &[&str], code: &str) -> String {
+        let ran = self.run(arguments);
+        assert_eq!((ran.code, ran.out.as_str()), (3, ""), "{arguments:?}: {}", ran.talk);
+        assert!(ran.talk.starts_with(&format!("refused [{code}]: ")), "{}", ran.talk);
+        assert!(ran.talk.contains("\n  Nothing was changed.\n"), "{}", ran.talk);
+        ran.talk
+    }
+
+    fn await_quiet(&self) {
+        for _ in 0..600 {
+            if self.pool()["spreading"] == false {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        panic!("it goes on: {}", self.done(&["status"]));
     }
 
     /// A daemon; returns when it serves.
@@ -243,4 +262,129 @@ fn drives_that_must_not_be_used_are_refused_and_left_alone() {
         assert!(file == a || std::fs::read(&file).unwrap() == before, "{file}");
     }
     assert_eq!(place.pool()["drives"].as_array().unwrap().len(), 2);
+}
+
+/// The drives in `status --json`: name, and whether it leaves.
+fn drives(place: &Place) -> Vec<(String, bool)> {
+    let pool = place.pool();
+    let drives = pool["drives"].as_array().unwrap().clone();
+    let each = |d: &serde_json::Value| (d["name"].as_str().unwrap().to_owned(), d["leaving"] == true);
+    drives.iter().map(each).collect()
+}
+
+fn is_blank(path: &str) -> bool {
+    let bytes = std::fs::read(path).unwrap();
+    bytes[..4096].iter().all(|b| *b == 0) && bytes[bytes.len() - 4096..].iter().all(|b| *b == 0)
+}
+
+#[test]
+fn a_drive_is_emptied_and_taken_out_while_a_daemon_serves_and_can_be_added_again() {
+    let place = filled();
+    let (a, c) = (place.path("a").to_str().unwrap().to_owned(), place.disk("c", DISK, b""));
+    let daemon = place.serve();
+    place.done(&["disk", "add", "c"]);
+    place.await_quiet();
+    // Nobody is asked here, so that permission is needed.
+    let unasked = place.refused(&["disk", "remove", "a"]);
+    assert!(unasked.starts_with(&format!("refused [NOT_CONFIRMED]: {a} leaves tank: ")), "{unasked}");
+    assert!(unasked.contains(" tank then has "), "{unasked}");
+    let said = place.done(&["disk", "remove", "a", "--yes"]);
+    assert!(
+        said.starts_with(&format!("{a} leaves tank: 14.7 MB move to the other drives. tank then has ")),
+        "{said}"
+    );
+    place.await_quiet();
+    assert_eq!(drives(&place), [(place.path("b").to_str().unwrap().to_owned(), false), (c.clone(), false)]);
+    assert_eq!(place.used().map_to_mib(), [20, 20]);
+    // Its superblocks are cleared a moment after the pool does not know it any more.
+    for _ in 0..100 {
+        if is_blank(&a) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let listed: serde_json::Value =
+        serde_json::from_str(&place.done(&["disk", "show", &a, "--json"])).unwrap();
+    assert_ne!(listed["disk"]["state"], "in a pool", "{listed}");
+    let few = place.unchanged(&["disk", "remove", "c", "--yes"], "TOO_FEW_DISKS");
+    assert!(few.contains("there are 1 drives, and 2 copies need as many"), "{few}");
+    assert_eq!(place.run(&["disk", "remove", "a", "--yes"]).code, 1, "it is no drive of the pool");
+    place.done(&["disk", "add", &a, "--erase", &a, "--yes"]);
+    place.await_quiet();
+    assert_eq!(drives(&place).len(), 3);
+    stop(daemon);
+    let scrubbed = place.done(&["pool", "scrub"]);
+    assert!(scrubbed.contains("every copy is right"), "{scrubbed}");
+}
+
+#[test]
+fn a_drive_that_was_to_leave_can_stay_and_nothing_moves_without_a_daemon() {
+    let place = filled();
+    let (b, c) = (place.path("b").to_str().unwrap().to_owned(), place.disk("c", DISK, b""));
+    place.done(&["disk", "add", &c]);
+    place.unchanged(&["disk", "remove", &b, "--cancel"], "NOT_LEAVING");
+    let said = place.done(&["disk", "remove", &b, "--yes"]);
+    assert!(said.contains(" move to the other drives while a daemon runs (drystone serve)."), "{said}");
+    assert_eq!(drives(&place).iter().map(|(_, leaves)| *leaves).collect::<Vec<_>>(), [false, true, false]);
+    let screen = place.done(&["status"]);
+    assert!(
+        screen.contains("  leaving  ") && screen.contains("can be taken out when it is empty"),
+        "{screen}"
+    );
+    let stays = place.done(&["disk", "remove", &b, "--cancel"]);
+    assert!(stays.starts_with(&format!("{b} stays; ")), "{stays}");
+    assert!(drives(&place).iter().all(|(_, leaves)| !leaves));
+    let there = place.unchanged(&["disk", "remove", &b, "--dead"], "DISK_IN_USE");
+    assert!(there.contains(&format!("drystone disk remove {b}")), "{there}");
+}
+
+#[test]
+fn a_drive_that_is_gone_is_given_up_by_order_and_replaced() {
+    let place = filled();
+    let a = place.path("a").to_str().unwrap().to_owned();
+    let hidden = place.path("hidden");
+    std::fs::rename(&a, &hidden).unwrap();
+    let gone = place.unchanged(&["disk", "remove", &a, "--yes"], "DISK_MISSING");
+    assert!(gone.contains(&format!("drystone disk remove {a} --dead")), "{gone}");
+    let bytes = place.disk("bytes", DISK, b"some bytes");
+    let refused = place.refused(&["disk", "replace", &a, &bytes, "--yes"]);
+    assert!(refused.contains(&format!("drystone disk replace {a} {bytes} --erase {bytes}")), "{refused}");
+    let daemon = place.serve();
+    let said = place.done(&["disk", "replace", &a, &bytes, "--erase", &bytes, "--yes"]);
+    assert!(said.contains(&format!("- {a} is given up: what lay on it is made again")), "{said}");
+    for _ in 0..600 {
+        if drives(&place).len() == 2 && place.used().map_to_mib() == [20, 20] {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let names: Vec<String> = drives(&place).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, [place.path("b").to_str().unwrap().to_owned(), bytes]);
+    let screen = place.done(&["status"]);
+    assert!(screen.starts_with("tank      SAFE      every block has 2 copies on 2 drives\n"), "{screen}");
+    stop(daemon);
+}
+
+#[test]
+fn a_drive_is_replaced_by_another_and_both_answers_say_what_happens() {
+    let place = filled();
+    let (a, c) = (place.path("a").to_str().unwrap().to_owned(), place.disk("c", 2 * DISK, b""));
+    let small = place.disk("small", MIB, b"");
+    assert!(
+        place.refused(&["disk", "replace", "a", "small", "--yes"]).contains("[DISK_TOO_SMALL]"),
+        "{small}"
+    );
+    assert_eq!(drives(&place).iter().filter(|(_, leaves)| *leaves).count(), 0);
+    let daemon = place.serve();
+    let said = place.done(&["disk", "replace", "a", "c", "--yes"]);
+    assert!(
+        said.starts_with(&format!("+ {c} (160.0 MB)\n- {a} leaves: 21.0 MB are copied to other drives")),
+        "{said}"
+    );
+    place.await_quiet();
+    assert_eq!(place.used().map_to_mib(), [20, 20]);
+    assert_eq!(drives(&place)[1].0, c);
+    stop(daemon);
+    let scrubbed = place.done(&["pool", "scrub"]);
+    assert!(scrubbed.contains("every copy is right"), "{scrubbed}");
 }

@@ -155,6 +155,12 @@ bugs! {
     NewVotesFirst,
     /// A drive gets its superblocks when it is a member.
     NamedAfterJoining,
+    /// A member is taken out by one commit, which only those need that stay.
+    PartedAtOnce,
+    /// A member is taken out while something lies on it.
+    VoteBeforeData,
+    /// A member that leaves gets new slots.
+    LeavingGetsSlots,
     /// A copy that moves may go to a member that has another copy of the slot.
     MoveBesideCopy,
     /// That a slot lies elsewhere is not committed.

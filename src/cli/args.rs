@@ -281,8 +281,10 @@ pub enum DiskCommand {
     Add(AddArgs),
     /// Where a drive is: serial number, connector, and its light
     Locate(LocateArgs),
-    /// Give up a drive that is gone: its copies are made anew on the others now
+    /// Empty a drive and take it out of its pool, while clients go on; or give up one that is gone
     Remove(RemoveArgs),
+    /// Take a drive out and put another one in its place, while clients go on
+    Replace(ReplaceArgs),
 }
 
 #[derive(Args, Debug)]
@@ -305,9 +307,31 @@ pub struct RemoveArgs {
     /// The drive's name in `drystone status`
     #[arg(value_name = "DRIVE")]
     pub disk: String,
-    /// It is dead or will not come back; if it does, it is not used again
-    #[arg(long, required = true)]
+    /// It is dead or will not come back: its copies are made anew on the others now. If it comes back, it is not used again
+    #[arg(long, conflicts_with = "cancel")]
     pub dead: bool,
+    /// It was to be taken out, and stays after all
+    #[arg(long)]
+    pub cancel: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct ReplaceArgs {
+    /// The drive's name in `drystone status`
+    #[arg(value_name = "OLD")]
+    pub old: String,
+    /// The empty drive that comes in its place
+    #[arg(value_name = "NEW")]
+    pub new: String,
+    /// NEW may be erased although it holds something
+    #[arg(long, value_name = "NEW")]
+    pub erase: Vec<String>,
+    /// Do not ask; gives no permission to erase
+    #[arg(long)]
+    pub yes: bool,
 }
 
 #[derive(Args, Debug)]

@@ -87,6 +87,11 @@ pub const CODES: &[Code] = &[
         "`drystone pool import` opens that pool; `drystone pool destroy` frees all its disks.",
     ),
     code(
+        "DISK_MISSING",
+        "A drive is to be taken out that is not there, so that nothing can be moved from it.",
+        "Connect it again, or give it up: drystone disk remove DRIVE --dead. Then its copies are made anew on the others.",
+    ),
+    code(
         "DISK_NOT_FOUND",
         "There is no block device or file of that name.",
         "`drystone disk list` shows what there is.",
@@ -133,6 +138,11 @@ pub const CODES: &[Code] = &[
     ),
     code("KERNEL_TOO_OLD", "This Linux lacks something that the program needs.", "Use Linux 6.1 or newer."),
     code(
+        "LEAVING",
+        "The drive is being taken out already.",
+        "`drystone status` shows how far it is; `drystone disk remove DRIVE --cancel` keeps it.",
+    ),
+    code(
         "LOG_DAMAGED",
         "The newest changes of the pool's metadata are hidden by damage in every copy that is here. Going on without them could give freed space to somebody else or forget where flushed bytes are.",
         "Bring the pool's other drives. If there are none: drystone pool import --force DISK…",
@@ -162,6 +172,12 @@ pub const CODES: &[Code] = &[
         "The question before a loss was not answered with the name, or nobody was there to answer it.",
         "Type the name, or give --yes.",
     ),
+    code(
+        "NOT_IN_SYNC",
+        "A drive is to be taken out while it, or another one, has not all that it should have.",
+        "Wait until every drive is active: `drystone status` shows how long that takes.",
+    ),
+    code("NOT_LEAVING", "A drive is to stay that is not being taken out.", "There is nothing to be done."),
     code("NOT_SERVING", "The daemon listens on no address for NBD.", "Start it with --nbd ADDRESS."),
     code("NO_CODE", "There is no such code.", "`drystone explain` lists all codes."),
     code("NO_DAEMON", "Only a running daemon can do this.", "Start one: drystone serve."),
@@ -189,6 +205,11 @@ pub const CODES: &[Code] = &[
         "NO_POOL",
         "There is no open pool of this name.",
         "drystone pool list shows the open ones; drystone pool import DISK… opens one.",
+    ),
+    code(
+        "NO_ROOM",
+        "The other drives cannot hold all that is stored, with the copies of every block on different drives.",
+        "Add a drive first (drystone disk add DISK), replace it instead (drystone disk replace OLD NEW), or destroy a volume.",
     ),
     code(
         "NO_VOLUME",
@@ -264,7 +285,7 @@ pub const CODES: &[Code] = &[
     ),
     code(
         "TOO_FEW_DISKS",
-        "Every copy must be on another drive, and there are fewer drives than copies.",
+        "Every copy must be on another drive, and there are, or would be, fewer drives than copies.",
         "Add drives, or ask for fewer copies (--protect none is one).",
     ),
     code("TOO_MANY_DISKS", "A pool has a limited number of drives.", "Make two pools."),

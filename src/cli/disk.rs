@@ -1,12 +1,13 @@
-//! `disk list | show | add | locate | remove`.
+//! `disk list | show | add | locate`; `remove` and `replace` are in `removal.rs`.
 
 use super::args::{AddArgs, DiskCommand, LocateArgs};
 use super::confirm::{Unasked, confirm};
 use super::disks;
 use super::exit::{Ended, Exit};
 use super::pool::{erasing, is_hidden};
+use super::removal;
 use super::session::{Session, unexpected};
-use super::status::state_of;
+use super::status::standing_of;
 use super::survey::{self, Contents};
 use super::words::{Side, bytes, table};
 use crate::control::api::{DiskAdd, DriveReport, Failure, Reply, Request, StatusReport};
@@ -31,7 +32,8 @@ pub fn run(session: &Session, command: &DiskCommand) -> Result<Exit, Ended> {
         DiskCommand::Show { disk } => show(session, disk)?,
         DiskCommand::Add(args) => add(session, args)?,
         DiskCommand::Locate(args) => locate(session, args)?,
-        DiskCommand::Remove(args) => session.change(&Request::DiskDead { disk: args.disk.clone() })?,
+        DiskCommand::Remove(args) => removal::remove(session, args)?,
+        DiskCommand::Replace(args) => removal::replace(session, args)?,
     }
     Ok(Exit::Done)
 }
@@ -41,12 +43,10 @@ fn add(session: &Session, args: &AddArgs) -> Result<(), Ended> {
         disks: disks::paths(&args.disks)?,
         pool: args.pool.clone(),
         erase: disks::paths(&args.erase)?,
+        replaces: None,
     };
     let drives = disks::look_at(&request.disks)?;
-    // A daemon may look at disks that this user may not; it passes the same gate, and knows the pool.
-    if !drives.iter().any(is_hidden) || session.daemon()?.is_none() {
-        admit_added(&request, &drives, None)?;
-    }
+    gate(session, &request, &drives)?;
     let erased: Vec<&Drive> = drives.iter().filter(|d| d.standing() == Standing::HasData).collect();
     if !erased.is_empty()
         && let Some(pool) = pool_meant(session, args)?
@@ -54,6 +54,14 @@ fn add(session: &Session, args: &AddArgs) -> Result<(), Ended> {
         confirm(session, &erasing(&erased), &pool, args.yes, Unasked::GoOn)?;
     }
     session.change(&Request::DiskAdd(request))
+}
+
+/// A daemon may look at disks that this user may not; it passes the same gate, and knows the pool.
+pub fn gate(session: &Session, request: &DiskAdd, drives: &[Drive]) -> Result<(), Ended> {
+    if !drives.iter().any(is_hidden) || session.daemon()?.is_none() {
+        admit_added(request, drives, None)?;
+    }
+    Ok(())
 }
 
 /// The pool's name; None where it is not clear which one is meant, which is refused before anything is written.
@@ -249,7 +257,7 @@ fn member_facts(member: &DriveReport) -> String {
          errors    {} read, {} write, {} checksum\n",
         member.name,
         member.pool,
-        state_of(member.state),
+        standing_of(member),
         bytes(member.used_bytes),
         bytes(member.lost_bytes),
         bytes(member.exposed_bytes),

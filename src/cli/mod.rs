@@ -18,6 +18,7 @@ mod interrupt;
 mod plan;
 mod pool;
 mod recipe;
+mod removal;
 mod salvage;
 mod screen;
 mod serve;

@@ -263,6 +263,7 @@ fn work_line(work: &WorkReport) -> String {
         WorkKind::Rebuild => "rebuild",
         WorkKind::Scrub => "scrub",
         WorkKind::Spread => "spread",
+        WorkKind::Leave => "leaving",
     };
     let done = percent(work.done_bytes, work.total_bytes);
     let amount =
@@ -277,14 +278,23 @@ fn work_line(work: &WorkReport) -> String {
 
 /// What is stored is to spread over drives that were added, and does not at the moment.
 fn spread_waits(pool: &PoolReport) -> String {
-    if !pool.spreading || pool.work.iter().any(|w| w.kind == WorkKind::Spread) {
+    if !pool.spreading || pool.work.iter().any(|w| matches!(w.kind, WorkKind::Spread | WorkKind::Leave)) {
         return String::new();
     }
     let why = match absent(pool).next() {
         Some(_) => "when every drive is in sync again",
         None => "while a daemon runs",
     };
+    let leaving: Vec<&str> = leaving(pool).map(|d| d.name.as_str()).collect();
+    if !leaving.is_empty() {
+        return line("leaving", &format!("what lies on {} moves to the others {why}", leaving.join(", ")));
+    }
     line("spread", &format!("what is stored spreads over all drives {why}"))
+}
+
+/// Drives that are there and are being taken out.
+fn leaving(pool: &PoolReport) -> impl Iterator<Item = &DriveReport> {
+    pool.drives.iter().filter(|d| d.leaving && d.state.is_in_sync())
 }
 
 /// How the last scrub ended, and when the next one begins.
@@ -358,7 +368,7 @@ fn if_this_dies(pool: &PoolReport) -> String {
             | DriveState::Faulted
             | DriveState::Removed => (nothing(), nothing(), nothing()),
         };
-        let state = state_of(drive.state).to_owned();
+        let state = standing_of(drive).to_owned();
         vec![drive.name.clone(), bytes(drive.used_bytes), lost, exposed, then, state, errors]
     };
     table(&columns, &pool.drives.iter().map(row).collect::<Vec<_>>())
@@ -374,6 +384,11 @@ fn then(drive: &DriveReport) -> String {
         (_, 0, None) => format!("{made} made again"),
         (_, homeless, _) => format!("{made} made again, nowhere to rebuild {}", bytes(homeless)),
     }
+}
+
+/// A drive's state in a word, also that it is being taken out.
+pub fn standing_of(drive: &DriveReport) -> &'static str {
+    if drive.leaving && drive.state.is_in_sync() { "leaving" } else { state_of(drive.state) }
 }
 
 pub fn state_of(state: DriveState) -> &'static str {
@@ -428,6 +443,7 @@ fn duty(pool: &PoolReport) -> String {
             | DriveState::Active => {}
         }
     }
+    leaving(pool).for_each(|drive| lines.push(leave_duty(pool, drive)));
     if !pool.lost.is_empty() {
         lines.push(line("do", "restore what lies at the lost places: they read again once they are written"));
     }
@@ -440,6 +456,21 @@ fn duty(pool: &PoolReport) -> String {
         lines.push(more(&format!("drystone pool scrub {}", pool.name)));
     }
     lines.concat()
+}
+
+/// What to do about a drive that is being taken out.
+fn leave_duty(pool: &PoolReport, drive: &DriveReport) -> String {
+    let name = &drive.name;
+    if !drive.reason.is_empty() {
+        let text = format!("{name} cannot leave: {}. Add a drive, or let it stay", drive.reason);
+        return line("do", &text)
+            + &more("drystone disk add DISK")
+            + &more(&format!("drystone disk remove {name} --cancel"));
+    }
+    let work = pool.work.iter().find(|w| w.kind == WorkKind::Leave);
+    let when =
+        work.and_then(seconds_left).map_or("when it is empty".to_owned(), |s| format!("in {}", duration(s)));
+    line("do", &format!("nothing now: {name} can be taken out {when}, and stays in use until then"))
 }
 
 /// What could be better.

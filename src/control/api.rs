@@ -32,6 +32,15 @@ pub enum Request {
     PoolScrub {
         pool: Option<String>,
     },
+    /// A drive that is there is emptied and taken out; with `look` it is only said what that means.
+    DiskRemove {
+        disk: String,
+        look: bool,
+    },
+    /// A drive that is being taken out stays after all.
+    DiskKeep {
+        disk: String,
+    },
     /// A drive that is gone will not come back: its copies are made anew now.
     DiskDead {
         disk: String,
@@ -84,11 +93,13 @@ impl Request {
             | Request::VolumeList { .. }
             | Request::VolumeShow { .. }
             | Request::DiskShow { .. } => true,
+            Request::DiskRemove { look, .. } => *look,
             Request::PoolCreate(_)
             | Request::PoolImport { .. }
             | Request::PoolExport { .. }
             | Request::PoolScrub { .. }
             | Request::PoolScrubEvery { .. }
+            | Request::DiskKeep { .. }
             | Request::DiskDead { .. }
             | Request::DiskAdd(_)
             | Request::PoolDestroy { .. }
@@ -119,6 +130,9 @@ pub struct DiskAdd {
     pub pool: Option<String>,
     /// Disks whose present content may be lost.
     pub erase: Vec<PathBuf>,
+    /// The drive of the pool in whose place the only disk comes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
@@ -165,6 +179,12 @@ impl Failure {
     pub fn refused(code: &str, message: impl Into<String>) -> Failure {
         let nothing = "Nothing was written.".to_owned();
         Failure { refused: true, code: code.to_owned(), message: message.into(), details: vec![nothing] }
+    }
+
+    /// Refused where no drive is new to the pool, so that the question is whether anything changed: exit 3.
+    pub fn unchanged(code: &str, message: impl Into<String>) -> Failure {
+        let nothing = vec!["Nothing was changed.".to_owned()];
+        Failure { details: nothing, ..Failure::refused(code, message) }
     }
 
     /// Tried and failed: exit 1.
@@ -254,7 +274,7 @@ pub struct PoolReport {
     /// It was opened by order once, without all that had been acknowledged.
     #[serde(default)]
     pub forced: bool,
-    /// Drives were added, and slots are still to be moved until all are filled in proportion.
+    /// Drives were added or leave, and slots are still to be moved until all are filled in proportion.
     #[serde(default)]
     pub spreading: bool,
     /// What is being done in the background.
@@ -289,6 +309,8 @@ pub enum WorkKind {
     Scrub,
     /// Moving slots to drives that were added.
     Spread,
+    /// Moving what lies on drives that are being taken out.
+    Leave,
 }
 
 impl WorkKind {
@@ -296,7 +318,7 @@ impl WorkKind {
     pub fn heals(self) -> bool {
         match self {
             WorkKind::Resync | WorkKind::Rebuild => true,
-            WorkKind::Scrub | WorkKind::Spread => false,
+            WorkKind::Scrub | WorkKind::Spread | WorkKind::Leave => false,
         }
     }
 }
@@ -346,6 +368,13 @@ pub enum DriveState {
     Removed,
 }
 
+impl DriveState {
+    /// Whether its copies count.
+    pub fn is_in_sync(self) -> bool {
+        matches!(self, DriveState::Active | DriveState::Suspect)
+    }
+}
+
 impl From<MemberState> for DriveState {
     fn from(state: MemberState) -> DriveState {
         match state {
@@ -370,7 +399,10 @@ pub struct DriveReport {
     pub pool: String,
     pub size_bytes: u64,
     pub state: DriveState,
-    /// Why it is not active, in words.
+    /// It is being taken out: what lies on it moves to others, and then it is no drive of the pool.
+    #[serde(default)]
+    pub leaving: bool,
+    /// Why it is not active, or why it cannot leave, in words.
     pub reason: String,
     pub rotational: bool,
     /// Bytes of extents in use on it.

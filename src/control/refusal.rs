@@ -206,7 +206,10 @@ pub fn command_line(request: &PoolCreate) -> String {
 
 /// The same for a request that adds disks.
 pub fn command_line_add(request: &DiskAdd) -> String {
-    let mut words = vec!["drystone disk add".to_owned()];
+    let mut words = vec![match &request.replaces {
+        Some(old) => format!("drystone disk replace {}", word(old)),
+        None => "drystone disk add".to_owned(),
+    }];
     words.extend(request.disks.iter().map(|d| word(&d.display().to_string())));
     words.extend(request.pool.iter().map(|pool| format!("--pool {}", word(pool))));
     words.extend(request.erase.iter().map(|d| format!("--erase {}", word(&d.display().to_string()))));
@@ -345,7 +348,7 @@ mod tests {
         let code = |drives: &[Drive], erase: &[&str]| {
             let disks = drives.iter().map(|d| d.path.clone()).collect();
             let erase = erase.iter().map(PathBuf::from).collect();
-            let request = DiskAdd { disks, pool: Some("tank".into()), erase };
+            let request = DiskAdd { disks, pool: Some("tank".into()), erase, replaces: None };
             admit_added(&request, drives, Some(&joined)).map_err(|f| (f.code, f.details.join("\n")))
         };
         assert_eq!(code(&[drive("sda", vec![])], &[]), Ok(()));

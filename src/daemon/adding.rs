@@ -9,20 +9,35 @@ use crate::control::refusal::{Joined, admit_added};
 use crate::disk::inspect::Drive;
 use crate::pool::Pool;
 use crate::pool::balance;
-use crate::pool::report::PoolFacts;
+use crate::pool::report::{MemberFacts, PoolFacts};
 use std::path::PathBuf;
 
 impl Service {
     pub(super) async fn add_disks(&self, add: DiskAdd) -> Result<String, Failure> {
-        let open = self.find_pool(add.pool.as_deref())?;
+        let replaced = match &add.replaces {
+            Some(old) => Some(self.member_named(old)?),
+            None => None,
+        };
+        let open = match &replaced {
+            Some((open, _)) => open.clone(),
+            None => self.find_pool(add.pool.as_deref())?,
+        };
         let drives = self.look_at(add.disks.clone()).await?;
         let joined = self.joined(&open.pool, &drives).await;
         admit_added(&add, &drives, Some(&joined))?;
         let before = self.report(&open);
         let disks: Vec<(PathBuf, String)> = drives.iter().map(|d| (d.path.clone(), d.name.clone())).collect();
-        open.pool.add_disks(&self.core, &disks).await.map_err(|e| pool_failure(&e))?;
+        let added = match (&replaced, disks.as_slice()) {
+            (None, disks) => open.pool.add_disks(&self.core, disks).await,
+            (Some((_, old)), [new]) => open.pool.replace_disk(&self.core, old.id, new).await,
+            (Some(_), _) => return Err(Failure::refused("INVALID", "one drive is replaced by one")),
+        };
+        added.map_err(|e| pool_failure(&e))?;
         self.remember(&open.pool, &before.name, &add.disks)?;
         let facts = open.pool.facts();
+        if let Some((_, old)) = replaced {
+            return Ok(told_of_replacement(&drives, &old, self.target.is_some()));
+        }
         Ok(told(&drives, &before, &self.report(&open), to_spread(&facts), self.target.is_some()))
     }
 
@@ -37,6 +52,17 @@ impl Service {
         }
         Joined { pool: pool.uuid(), members: members.iter().map(|m| m.uuid).collect(), drives }
     }
+}
+
+/// What was replaced by what, and what happens now.
+fn told_of_replacement(new: &[Drive], old: &MemberFacts, serves: bool) -> String {
+    let mut lines: Vec<String> = new.iter().map(|d| format!("+ {}", d.label())).collect();
+    let when = if serves { ": drystone status" } else { " while a daemon runs: drystone serve" };
+    lines.push(match old.in_sync {
+        true => format!("- {} leaves: {} are copied to other drives{when}", old.name, show_size(old.used)),
+        false => format!("- {} is given up: what lay on it is made again{when}", old.name),
+    });
+    lines.join("\n")
 }
 
 /// Bytes that are to move until every drive is filled in proportion.

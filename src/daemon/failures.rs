@@ -1,5 +1,6 @@
 //! Errors of pools and drivers in the form that people read.
 
+use crate::base::size::show_size;
 use crate::control::api::Failure;
 use crate::io::uring::SetupError;
 use crate::pool::PoolError;
@@ -39,6 +40,13 @@ pub fn pool_failure(error: &PoolError) -> Failure {
         PoolError::Frozen => Failure::failed("MAJORITY_LOST", text)
             .with("stop the daemon, bring the missing drives back, and start it again"),
         PoolError::LogFull(_) => Failure::failed("LOG_FULL", text),
+        PoolError::NotWhole { .. } => Failure::unchanged("NOT_IN_SYNC", text)
+            .with("wait until the copies are made again: drystone status"),
+        PoolError::TooFewWithout { .. } => Failure::unchanged("TOO_FEW_DISKS", text)
+            .with("add a drive first: drystone disk add DISK"),
+        PoolError::NoRoomWithout { short, .. } => Failure::unchanged("NO_ROOM", text)
+            .with(format!("{} would have no place", show_size(*short)))
+            .with("add a drive first: drystone disk add DISK, or give space back: drystone volume destroy VOLUME"),
         PoolError::Invalid(_) => Failure::refused("INVALID", text),
         PoolError::NoVolume(_) => Failure::failed("NO_VOLUME", text).with("drystone volume list"),
         PoolError::VolumeExists(_) => Failure::refused("VOLUME_EXISTS", text),

@@ -7,6 +7,7 @@ pub mod cores;
 mod demo;
 mod failures;
 mod registry;
+mod removing;
 mod reports;
 mod serve;
 mod service;

@@ -108,6 +108,7 @@ fn drive_report(member: &MemberFacts, pool: &str, rate: u64) -> DriveReport {
         pool: pool.to_owned(),
         size_bytes: member.size.0,
         state: DriveState::from(member.state),
+        leaving: member.leaving,
         reason: member.reason.clone(),
         rotational: member.rotational,
         used_bytes: member.used.0,

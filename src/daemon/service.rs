@@ -19,7 +19,6 @@ use crate::control::server::ConnectionId;
 use crate::disk::inspect::{Drive, inspect};
 use crate::nvmf::subsystem::nqn_of;
 use crate::pool::progress::Progress;
-use crate::pool::report::MemberFacts;
 use crate::pool::unavailable::Unavailable;
 use crate::pool::verdict::Findings;
 use crate::pool::{self, CreatePlan, OpenPlan, Pool, PoolError, REBUILD_AFTER, VolumePlan};
@@ -180,6 +179,9 @@ impl Service {
                 Ok(Reply::Volumes { volumes })
             }
             Request::DiskShow { disk } => self.show_disk(&disk),
+            Request::DiskRemove { disk, look: true } => {
+                Ok(Reply::Done { message: self.would_remove(&disk)? })
+            }
             _ => unreachable!("`is_read_only` lists what is answered here"),
         }
     }
@@ -200,6 +202,8 @@ impl Service {
             Request::PoolScrubEvery { pool, seconds } => self.scrub_every(pool.as_deref(), seconds).await?,
             Request::PoolDestroy { pool } => self.destroy_pool(&pool).await?,
             Request::DiskAdd(add) => self.add_disks(add).await?,
+            Request::DiskRemove { disk, look: _ } => self.remove_disk(&disk).await?,
+            Request::DiskKeep { disk } => self.keep_disk(&disk).await?,
             Request::DiskDead { disk } => self.declare_dead(&disk).await?,
             Request::VolumeCreate(create) => self.create_volume(create).await?,
             Request::VolumeGrow { volume, size_bytes } => self.grow(&volume, ByteLen(size_bytes)).await?,
@@ -434,11 +438,13 @@ impl Service {
     pub(super) fn report(&self, open: &OpenPool) -> PoolReport {
         let facts = open.pool.facts();
         let shared = open.pool.shared();
+        let leaves = facts.members.iter().any(|m| m.leaving && m.used.0 > 0);
+        let moving = if leaves { WorkKind::Leave } else { WorkKind::Spread };
         let works = [
             (WorkKind::Resync, &shared.resync_progress),
             (WorkKind::Rebuild, &shared.rebuild_progress),
             (WorkKind::Scrub, &shared.scrub_progress),
-            (WorkKind::Spread, &shared.spread_progress),
+            (moving, &shared.spread_progress),
         ];
         let report = |(kind, progress): (WorkKind, &Progress)| {
             let underway = progress.underway(self.core.now())?;
@@ -450,18 +456,8 @@ impl Service {
         pool_report(&facts, beside, |volume| self.connections(volume) + hosts)
     }
 
-    async fn declare_dead(&self, disk: &str) -> Result<String, Failure> {
-        let pools: Vec<Rc<OpenPool>> = self.pools.borrow().values().cloned().collect();
-        let named = |m: &MemberFacts| m.name == disk || m.uuid.to_string() == disk;
-        let found =
-            pools.iter().find_map(|p| p.pool.facts().members.into_iter().find(|m| named(m)).map(|m| (p, m)));
-        let Some((open, member)) = found else { return Err(no_disk(disk)) };
-        if member.in_sync {
-            return Err(Failure::refused("DISK_IN_USE", format!("{disk} is there and in use"))
-                .with("take it out first, or wait until it has failed"));
-        }
-        open.pool.declare_dead(member.id).await.map_err(|e| pool_failure(&e))?;
-        Ok(format!("{disk} is given up; its copies are made anew on the other drives: drystone status"))
+    pub(super) fn open_pools(&self) -> Vec<Rc<OpenPool>> {
+        self.pools.borrow().values().cloned().collect()
     }
 
     fn show_disk(&self, disk: &str) -> Result<Reply, Failure> {
@@ -578,7 +574,7 @@ fn no_pool(name: &str) -> Failure {
         .with("drystone pool list; closed ones: drystone pool import DISK…")
 }
 
-fn no_disk(name: &str) -> Failure {
+pub(super) fn no_disk(name: &str) -> Failure {
     Failure::failed("DISK_NOT_FOUND", format!("{name} is no drive of an open pool"))
         .with("drystone disk list")
 }

@@ -4,12 +4,15 @@
 //! members a slot of c copies has min(c, k) at most. `targets` is what comes closest to equal shares under that rule.
 //! `plan` moves what members have beyond their targets to those that lack it. Which slots these are is drawn by lot from
 //! all that would do, so that slots side by side come to lie on different pairs of members.
+//!
+//! A member that leaves is one that should have nothing. What lies there moves first.
 
 use super::redundancy::mirror::Copies;
 use super::state::State;
 use crate::base::limits::COPIES_MAX;
 use crate::base::units::{MemberId, SlotIndex, VolumeId};
 use smallvec::SmallVec;
+use std::collections::BTreeSet;
 
 /// A copy that is to lie on another member.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,15 +96,32 @@ pub fn plan(state: &State) -> Vec<Move> {
             break;
         }
     }
-    draft.moves
+    draft.leaving_first()
 }
 
-/// Whether members have what they should have, but for one extent or two in a hundred of theirs.
+/// Of these the ones of slots that have a copy on a member that leaves.
+pub fn plan_departures(state: &State) -> Vec<Move> {
+    let mut moves = plan(state);
+    let of: BTreeSet<(VolumeId, SlotIndex)> =
+        moves.iter().filter(|m| state.is_leaving(m.from)).map(|m| (m.volume, m.slot)).collect();
+    moves.retain(|m| of.contains(&(m.volume, m.slot)));
+    moves
+}
+
+/// Copies that lie on members that leave.
+pub fn to_leave(state: &State) -> u64 {
+    let leaving = state.extents_in_use().filter(|(copy, _, _)| state.is_leaving(copy.member));
+    leaving.count() as u64 // widening
+}
+
+/// Whether members have what they should have, but for one extent or two in a hundred of theirs, and those that leave
+/// nothing.
 pub fn is_even(state: &State) -> bool {
-    Draft::of(state).is_none_or(|draft| {
-        let mut members = draft.totals.iter().zip(draft.used.iter().zip(&draft.wanted));
-        members.all(|(total, (used, wanted))| used.abs_diff(*wanted) <= (*total / 50).max(1))
-    })
+    to_leave(state) == 0
+        && Draft::of(state).is_none_or(|draft| {
+            let mut members = draft.totals.iter().zip(draft.used.iter().zip(&draft.wanted));
+            members.all(|(total, (used, wanted))| used.abs_diff(*wanted) <= (*total / 50).max(1))
+        })
 }
 
 /// Where a slot's copies lie: indices of members, in the order of the copies; the rest is `NOBODY`.
@@ -119,7 +139,9 @@ struct Row {
 /// A plan that is being made. Members are indices of these lists.
 struct Draft {
     members: Vec<MemberId>,
+    /// None for one that leaves.
     totals: Vec<u64>,
+    leaving: Vec<bool>,
     used: Vec<u64>,
     wanted: Vec<u64>,
     rows: Vec<Row>,
@@ -131,10 +153,12 @@ impl Draft {
     fn of(state: &State) -> Option<Draft> {
         let members: Vec<MemberId> =
             state.members.keys().copied().filter(|id| state.is_in_sync(*id)).collect();
-        let totals = members.iter().map(|id| u64::from(state.members[id].extents)).collect();
-        let used = vec![0; members.len()];
-        let mut draft =
-            Draft { members, totals, used, wanted: Vec::new(), rows: Vec::new(), moves: Vec::new() };
+        let leaving: Vec<bool> = members.iter().map(|id| state.is_leaving(*id)).collect();
+        let extents = |id: &MemberId| u64::from(state.members[id].extents);
+        let total = |(id, leaves): (&MemberId, &bool)| if *leaves { 0 } else { extents(id) };
+        let totals = members.iter().zip(&leaving).map(total).collect();
+        let (used, wanted, rows, moves) = (vec![0; members.len()], Vec::new(), Vec::new(), Vec::new());
+        let mut draft = Draft { members, totals, leaving, used, wanted, rows, moves };
         let mut slots = [0; COPIES_MAX];
         for (volume, record) in &state.volumes {
             for (slot, record) in &record.slots {
@@ -162,6 +186,15 @@ impl Draft {
             *place = u8::try_from(at).expect("a pool has 64 members at most");
         }
         whole.then_some(held)
+    }
+
+    /// The moves, those of slots first that have a copy on a member that leaves. The moves of one slot keep their order.
+    fn leaving_first(mut self) -> Vec<Move> {
+        let leaves = |m: &Move| self.members.binary_search(&m.from).is_ok_and(|at| self.leaving[at]);
+        let urgent: BTreeSet<(VolumeId, SlotIndex)> =
+            self.moves.iter().filter(|m| leaves(m)).map(|m| (m.volume, m.slot)).collect();
+        self.moves.sort_by_key(|m| !urgent.contains(&(m.volume, m.slot)));
+        self.moves
     }
 
     /// Copies on members that have more than they should.
@@ -218,15 +251,17 @@ impl Draft {
         let ways = |row: usize| who(&self.rows[row].held).filter(|i| self.surplus(*i) > 0).count();
         let key = |row: &usize| {
             let row_ways = if scarce { ways(*row) } else { 0 };
-            (row_ways, !scarce && self.is_beside(*row, to), draw(&self.rows[*row], to), *row)
+            let stays = !who(&self.rows[*row].held).any(|i| self.leaving[i]);
+            (row_ways, stays, !scarce && self.is_beside(*row, to), draw(&self.rows[*row], to), *row)
         };
         givers.sort_by_cached_key(key);
         for row in givers {
             if self.lack(to) == 0 {
                 return;
             }
-            let giver = who(&self.rows[row].held).max_by_key(|i| (self.surplus(*i), std::cmp::Reverse(*i)));
-            if let Some(from) = giver.filter(|from| self.surplus(*from) > 0) {
+            let much = |i: &usize| (self.leaving[*i], self.surplus(*i), std::cmp::Reverse(*i));
+            let giver = who(&self.rows[row].held).filter(|i| self.surplus(*i) > 0).max_by_key(much);
+            if let Some(from) = giver {
                 self.go(row, from, to);
             }
         }
@@ -339,6 +374,9 @@ fn draw(row: &Row, to: usize) -> u64 {
     }
     x
 }
+
+#[cfg(test)]
+pub use tests::{fill, pool};
 
 #[cfg(test)]
 mod tests;

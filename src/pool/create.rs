@@ -108,6 +108,7 @@ async fn format(core: &Core, plan: &CreatePlan, disks: &[(Disk, String)]) -> Res
                 size,
                 extents,
                 state: MemberState::Active,
+                leaving: false,
                 absence: Absence::default(),
                 name,
             },
@@ -124,6 +125,7 @@ async fn format(core: &Core, plan: &CreatePlan, disks: &[(Disk, String)]) -> Res
         lineage: Vec::new(),
         scrubs: Scrubs { since_wall_ns: core.wall_ns(), every_s: EVERY_DEFAULT_S, ..Scrubs::default() },
         members: records,
+        next_member: MemberId(u16::try_from(disks.len()).expect("64 members at most")),
         volumes: BTreeMap::new(),
         next_volume: 0,
     };

@@ -45,6 +45,8 @@ fn place_of(change: &Change) -> Option<(VolumeId, Option<SlotIndex>)> {
         | Change::MemberState { .. }
         | Change::MemberNamed { .. }
         | Change::MemberAdded { .. }
+        | Change::MemberLeaving { .. }
+        | Change::MemberGone { .. }
         | Change::Spreading { .. }
         | Change::VolumeCreated { .. }
         | Change::VolumeGrown { .. }

@@ -2,6 +2,8 @@
 
 use super::quorum::Tally;
 use super::superblock::features_words;
+use crate::base::size::show_size;
+use crate::base::units::ByteLen;
 use nix::errno::Errno;
 use std::path::PathBuf;
 
@@ -40,6 +42,15 @@ pub enum PoolError {
     Frozen,
     #[error("the metadata log is full: {0}")]
     LogFull(&'static str),
+    #[error("{name} cannot be taken out while {behind} is not in sync")]
+    NotWhole { name: String, behind: String },
+    #[error("without {name} there are {drives} drives, and {copies} copies need as many drives")]
+    TooFewWithout { name: String, copies: u8, drives: usize },
+    #[error(
+        "{name} holds {}, and the other drives have room for {} of that, with the copies on different drives",
+        show_size(*held), show_size(*fits)
+    )]
+    NoRoomWithout { name: String, held: ByteLen, fits: ByteLen, short: ByteLen },
     #[error("{0}")]
     Invalid(String),
     #[error("there is no volume named {0}")]

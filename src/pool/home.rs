@@ -4,10 +4,12 @@
 //! Decisions are made on a copy of the state; the copy becomes the state when its commit is done.
 
 use super::alloc::{self, Room};
+use super::balance;
 use super::ends::{HOLLOW, mend};
 use super::error::PoolError;
 use super::flush::clean;
 use super::joining::Joiner;
+use super::leaving::Fit;
 use super::lifecycle::{self, Event};
 use super::log::Replayed;
 use super::member::Member;
@@ -109,14 +111,26 @@ pub enum HomeRequest {
         member: MemberId,
         answer: Answer<Result<(), PoolError>>,
     },
-    /// Empty drives join the pool.
-    AddMembers {
-        joiners: Vec<Joiner>,
+    /// A member is to be taken out, or stays after all.
+    Leave {
+        member: MemberId,
+        leaving: bool,
         answer: Answer<Result<(), PoolError>>,
     },
-    /// Slots lie as they should on so many members.
+    /// Nothing lies on a member that leaves. Gives it if it is gone.
+    Part {
+        member: MemberId,
+        answer: Answer<Result<Option<Arc<Member>>, PoolError>>,
+    },
+    /// Empty drives join the pool, in the place of another one where that is said.
+    AddMembers {
+        joiners: Vec<Joiner>,
+        replaced: Option<MemberId>,
+        answer: Answer<Result<(), PoolError>>,
+    },
+    /// Slots lie as they should by what was asked for so often.
     Spread {
-        members: usize,
+        asked: u64,
         answer: Answer<Result<(), PoolError>>,
     },
     /// A scrub began, came further or ended.
@@ -170,6 +184,8 @@ pub struct Batch {
     sequence: u64,
     /// What may be allocated, once that was asked for.
     reserve: Option<Reserve>,
+    /// Whether what is to be moved from members that leave keeps its room; None if nobody leaves.
+    fit: Option<Fit>,
 }
 
 impl Drop for Home {
@@ -209,8 +225,14 @@ impl Home {
                 Some(HomeRequest::Emptied { member, answer }) => {
                     answer.send(self.emptied(member).await);
                 }
-                Some(HomeRequest::AddMembers { joiners, answer }) => {
-                    answer.send(self.add_members(joiners).await);
+                Some(HomeRequest::Leave { member, leaving, answer }) => {
+                    answer.send(self.set_leaving(member, leaving).await);
+                }
+                Some(HomeRequest::Part { member, answer }) => {
+                    answer.send(self.part(member).await);
+                }
+                Some(HomeRequest::AddMembers { joiners, replaced, answer }) => {
+                    answer.send(self.add_members(joiners, replaced).await);
                 }
                 Some(HomeRequest::PartImages { answer }) => {
                     let result = self.part_images().await;
@@ -228,6 +250,7 @@ impl Home {
     fn begin_batch(&self) -> Batch {
         let live = lock(&self.pool.live);
         Batch {
+            fit: Fit::of(&live.state, &live.free),
             state: live.state.clone(),
             free: live.free.clone(),
             reserved: live.reserved.clone(),
@@ -263,9 +286,10 @@ impl Home {
                 batch.apply(Change::Scrubbed { scrubs });
                 batch.decided.push(Decided::Changed { freed: Vec::new(), answer });
             }
-            HomeRequest::Spread { members, answer } => {
-                // If some were added since, that is not so any more.
-                if batch.state.spreading && batch.state.members.len() == members {
+            HomeRequest::Spread { asked, answer } => {
+                // If some were added since, or are to leave, that is not so any more.
+                let last = self.pool.spread_asked.load(Ordering::Acquire);
+                if batch.state.spreading && last == asked && balance::to_leave(&batch.state) == 0 {
                     batch.apply(Change::Spreading { going: false });
                 }
                 batch.decided.push(Decided::Changed { freed: Vec::new(), answer });
@@ -284,6 +308,8 @@ impl Home {
             },
             HomeRequest::GiveUp { .. }
             | HomeRequest::Emptied { .. }
+            | HomeRequest::Leave { .. }
+            | HomeRequest::Part { .. }
             | HomeRequest::AddMembers { .. }
             | HomeRequest::MemberFailed { .. }
             | HomeRequest::MemberBack { .. }
@@ -350,7 +376,7 @@ impl Home {
     }
 
     /// Commits changes and makes their result the state.
-    async fn commit(&mut self, after: State, changes: &[Change]) -> Result<(), PoolError> {
+    pub async fn commit(&mut self, after: State, changes: &[Change]) -> Result<(), PoolError> {
         let frozen = self.votes.frozen;
         let committed = self.votes.commit(&self.core, &after, changes).await;
         if matches!(committed, Err(PoolError::Frozen)) && !frozen {
@@ -382,7 +408,11 @@ impl Home {
     /// Commits that a member's copies are out of sync; the other members remember what it may have missed.
     async fn lose_member(&mut self, member: &Arc<Member>, reason: &str) -> Result<(), PoolError> {
         let present = Arc::ptr_eq(&self.pool.member(member.id), member);
-        let resyncing = self.state_of(member.id) == MemberState::Resyncing;
+        let state = lock(&self.pool.live).state.members.get(&member.id).map(|m| m.state);
+        let resyncing = state == Some(MemberState::Resyncing);
+        if matches!(state, None | Some(MemberState::Removed)) {
+            return Ok(());
+        }
         if !present || !(member.is_in_sync() || member.is_following() || resyncing) {
             return Ok(());
         }
@@ -411,7 +441,8 @@ impl Home {
         if member.is_in_sync() || member.is_following() {
             return Err(PoolError::Invalid(format!("drive {} is in use", member.name)));
         }
-        let absence = lock(&self.pool.live).state.members[&id].absence;
+        let absence = lock(&self.pool.live).state.members.get(&id).map(|m| m.absence);
+        let absence = absence.ok_or_else(|| PoolError::Invalid("there is no such drive".to_owned()))?;
         self.commit_state(id, Event::GivenUp, Absence { dead: absence.dead || dead, ..absence }).await?;
         tracing::warn!(member = member.name, dead, "drive given up: its copies are made anew elsewhere");
         self.pool.rebuild_wanted.wake_all();
@@ -422,8 +453,9 @@ impl Home {
     async fn emptied(&mut self, id: MemberId) -> Result<(), PoolError> {
         let (used, absence) = {
             let live = lock(&self.pool.live);
-            (live.free.in_use(id), live.state.members[&id].absence)
+            (live.free.in_use(id), live.state.members.get(&id).map(|m| m.absence))
         };
+        let Some(absence) = absence else { return Ok(()) };
         if used > 0 || self.state_of(id) != MemberState::Rebuilding {
             return Ok(());
         }
@@ -455,14 +487,14 @@ impl Home {
     }
 
     /// Commits what an event makes of a member.
-    async fn commit_state(
+    pub async fn commit_state(
         &mut self,
         member: MemberId,
         event: Event,
         absence: Absence,
     ) -> Result<MemberState, PoolError> {
         let mut after = lock(&self.pool.live).state.clone();
-        let before = after.members[&member].state;
+        let before = after.members.get(&member).map_or(MemberState::Removed, |m| m.state);
         let state = lifecycle::after(event, before)
             .ok_or_else(|| PoolError::Invalid(format!("a member that is {before:?} cannot be {event:?}")))?;
         let change = Change::MemberState { member, state, absence };
@@ -480,10 +512,9 @@ impl Home {
             let (name, who) = (lock(&self.pool.live).state.name.clone(), member.name.clone());
             return Err(PoolError::Forked { name, who });
         }
-        let (state, record) = {
-            let live = lock(&self.pool.live);
-            (live.state.clone(), live.state.members[&member.id].clone())
-        };
+        let state = lock(&self.pool.live).state.clone();
+        let record = state.members.get(&member.id).cloned();
+        let record = record.ok_or_else(|| PoolError::Invalid("it was taken out of the pool".to_owned()))?;
         if record.absence.dead {
             return Err(PoolError::Invalid(SAID_DEAD.to_owned()));
         }
@@ -523,7 +554,8 @@ impl Home {
 
     /// Commits that a member lacks nothing any more.
     async fn finish_resync(&mut self, member: &Arc<Member>) -> Result<(), PoolError> {
-        let present = Arc::ptr_eq(&self.pool.member(member.id), member);
+        let known = lock(&self.pool.live).state.members.contains_key(&member.id);
+        let present = known && Arc::ptr_eq(&self.pool.member(member.id), member);
         let lacks_nothing = member.behind().is_some_and(|behind| behind.is_empty());
         if !present || !lacks_nothing || !self.votes.has(member.id) {
             return Err(PoolError::Invalid(format!("{} lacks something still", member.name)));
@@ -647,8 +679,11 @@ impl Batch {
             return Ok(());
         }
         let stripe = geometry(pool, record).stripe_of(slot);
-        let rooms = rooms(pool, record, &self.free, stripe, (volume, slot));
+        let rooms = rooms(pool, (&self.state, record), &self.free, stripe, (volume, slot));
         let members = alloc::choose(&rooms, record.copies).ok_or(Status::NoSpace)?;
+        if self.fit.as_mut().is_some_and(|fit| !fit.admits(members.len())) {
+            return Err(Status::NoSpace);
+        }
         if pool.reserve_enforced.load(Ordering::Acquire) {
             // What this batch frees counts from the next one on, as its extents do.
             let of = || Reserve::of(&self.state, &self.free, &self.reserved);
@@ -670,7 +705,7 @@ impl Batch {
         let copies = record.slots.get(&job.slot).ok_or(Stuck::Gone)?.copies.clone();
         let stripe = geometry(pool, record).stripe_of(job.slot);
         let taken = |m: MemberId| copies.iter().any(|c| c.member == m);
-        let mut rooms = rooms(pool, record, &self.free, stripe, (job.volume, job.slot));
+        let mut rooms = rooms(pool, (&self.state, record), &self.free, stripe, (job.volume, job.slot));
         if !is_planted(pool, Planted::MoveBesideCopy) {
             rooms.retain(|room| !taken(room.member));
         }
@@ -697,7 +732,7 @@ impl Batch {
         let same = slot.filter(|s| s.stamp == job.stamp && s.copies.contains(&job.from));
         let copies = same.map(|s| s.copies.clone()).ok_or_else(gone)?;
         let reserved = self.reserved.iter().position(|c| *c == to).ok_or_else(gone)?;
-        if !pool.member(to.member).is_in_sync() {
+        if !pool.member(to.member).is_in_sync() || self.state.is_leaving(to.member) {
             return Err(gone());
         }
         self.reserved.remove(reserved);
@@ -763,7 +798,7 @@ fn geometry(pool: &Shared, record: &VolumeRecord) -> Geometry {
 /// The members as placement sees them for a slot of this stripe.
 fn rooms(
     pool: &Shared,
-    record: &VolumeRecord,
+    (state, record): (&State, &VolumeRecord),
     free: &FreeExtents,
     stripe: std::ops::Range<u32>,
     (volume, slot): (VolumeId, SlotIndex),
@@ -772,9 +807,10 @@ fn rooms(
     for (_, slot) in record.slots.range(SlotIndex(stripe.start)..SlotIndex(stripe.end)) {
         slot.copies.iter().for_each(|c| *in_stripe.entry(c.member).or_default() += 1);
     }
+    let leaves = |m: &Member| state.is_leaving(m.id) && !is_planted(pool, Planted::LeavingGetsSlots);
     let room = |m: &Arc<Member>| Room {
         member: m.id,
-        free: if m.is_in_sync() { free.free(m.id) } else { 0 },
+        free: if m.is_in_sync() && !leaves(m) { free.free(m.id) } else { 0 },
         total: m.layout.extents,
         in_stripe: in_stripe.get(&m.id).copied().unwrap_or(0),
         lot: alloc::lot(volume, slot, m.id),

@@ -14,12 +14,15 @@ use super::dirty_log::DirtyLog;
 use super::error::PoolError;
 use super::home::{Home, HomeRequest};
 use super::layout::{LOG_START, MemberLayout, member_layout, member_size_min};
+use super::leaving::departure;
+use super::lifecycle::{self, Event};
 use super::log::LogArea;
 use super::member::Member;
+use super::parting::part;
 use super::planted::{Planted, is_planted};
 use super::quorum::Voter;
 use super::shared::Shared;
-use super::state::{Change, State};
+use super::state::{Absence, Change, MemberState, State};
 use super::superblock::{Superblock, VERSION};
 use super::survey::superblocks;
 use super::votes::{Place, Vote};
@@ -55,12 +58,40 @@ impl Pool {
     /// If a drive cannot be used, or the pool takes no changes. Then it has the members it had, except after `Frozen`: the
     /// next opening has the one or the other.
     pub async fn add_disks(&self, core: &Core, disks: &[(PathBuf, String)]) -> Result<(), PoolError> {
+        self.take_disks(core, disks, None).await
+    }
+
+    /// Adds a drive and takes out another one, with one commit: that one leaves, or is dead if it is not in sync.
+    ///
+    /// # Errors
+    /// As `add_disks`, and if the pool with the new one and without the old one cannot hold what is stored. Then nothing is
+    /// changed.
+    pub async fn replace_disk(
+        &self,
+        core: &Core,
+        replaced: MemberId,
+        by: &(PathBuf, String),
+    ) -> Result<(), PoolError> {
+        self.take_disks(core, std::slice::from_ref(by), Some(replaced)).await
+    }
+
+    async fn take_disks(
+        &self,
+        core: &Core,
+        disks: &[(PathBuf, String)],
+        replaced: Option<MemberId>,
+    ) -> Result<(), PoolError> {
         let _at_work = self.shared.background.take(1).await;
         if self.shared.is_closing() {
             return Err(PoolError::Closing);
         }
+        // Who votes changes in one way at a time.
+        let parting = lock(&self.shared.live).state.parting();
+        if let Some(member) = parting {
+            part(core, &self.shared, member).await?;
+        }
         let mut opened = Vec::new();
-        let result = self.join(core, disks, &mut opened).await;
+        let result = self.join(core, disks, replaced, &mut opened).await;
         if result.is_err() {
             for disk in opened {
                 disk.close(core).await;
@@ -73,6 +104,7 @@ impl Pool {
         &self,
         core: &Core,
         disks: &[(PathBuf, String)],
+        replaced: Option<MemberId>,
         opened: &mut Vec<Arc<Disk>>,
     ) -> Result<(), PoolError> {
         let mut joiners = Vec::new();
@@ -81,13 +113,17 @@ impl Pool {
             opened.push(disk.clone());
             joiners.push(joiner(core, &self.shared, disk, name).await?);
         }
+        let state = lock(&self.shared.live).state.clone();
+        if let Some(old) = replaced {
+            leave_for(with_members(&state, 0, &joiners)?.0, old)?;
+        }
         // None is touched before all were looked at.
         for Joiner { disk, layout, .. } in &joiners {
             let cleared = clear_member(core, disk, layout).await;
             cleared.map_err(|errno| disk_error(disk, "formatted", errno))?;
         }
         let (answer, asked) = oneshot();
-        let request = HomeRequest::AddMembers { joiners, answer };
+        let request = HomeRequest::AddMembers { joiners, replaced, answer };
         self.shared.home.send(request).map_err(|_| PoolError::Closing)?;
         asked.await.unwrap_or(Err(PoolError::Closing))
     }
@@ -154,16 +190,27 @@ impl Joiner {
 }
 
 impl Home {
-    /// Commits that drives are members, and puts them into the pool.
-    pub async fn add_members(&mut self, joiners: Vec<Joiner>) -> Result<(), PoolError> {
+    /// Commits that drives are members, and puts them into the pool; one in whose place they come is to leave.
+    pub async fn add_members(
+        &mut self,
+        joiners: Vec<Joiner>,
+        replaced: Option<MemberId>,
+    ) -> Result<(), PoolError> {
         let state = lock(&self.pool.live).state.clone();
         if state.members.len() + joiners.len() > MEMBERS_MAX {
             return Err(PoolError::Invalid(format!("a pool has {MEMBERS_MAX} drives at most")));
         }
-        let (after, changes) = self.with_members(&state, &joiners)?;
+        let sequence = self.votes.position.sequence + 1;
+        let (mut after, mut changes) = with_members(&state, sequence, &joiners)?;
+        if let Some(old) = replaced {
+            let change = leave_for(after.clone(), old)?;
+            let applied = after.apply(sequence, &change);
+            applied.map_err(|_| PoolError::Invalid("there is no such drive".to_owned()))?;
+            changes.push(change);
+        }
         let areas: Vec<LogArea> = joiners.iter().map(Joiner::area).collect();
         self.votes.could_admit(&after, &areas)?;
-        let ids = (0..).map(|n| MemberId(state.next_member().0 + n));
+        let ids = (0..).map(|n| MemberId(state.next_member.0 + n));
         let members: Vec<Arc<Member>> = joiners.iter().zip(ids).map(|(j, id)| j.member(id)).collect();
         let mut votes: Vec<Vote> = joiners.iter().zip(&members).map(|(j, m)| j.vote(m)).collect();
         for (joiner, vote) in joiners.iter().zip(&mut votes) {
@@ -191,23 +238,11 @@ impl Home {
             tracing::error!(%error, "a drive was lost while others were added, and that could not be committed");
         }
         self.pool.no_room.store(false, Ordering::Release);
+        self.pool.leave_stuck.store(false, Ordering::Release);
+        self.pool.spread_asked.fetch_add(1, Ordering::AcqRel);
         self.pool.rebuild_wanted.wake_all();
         self.pool.spread_wanted.wake_all();
         Ok(())
-    }
-
-    fn with_members(&self, state: &State, joiners: &[Joiner]) -> Result<(State, Vec<Change>), PoolError> {
-        let mut after = state.clone();
-        let mut changes = Vec::new();
-        for Joiner { layout, uuid, name, .. } in joiners {
-            let (member, uuid, name) = (after.next_member(), *uuid, name.clone());
-            let (size, extents) = (layout.size, layout.extents);
-            let change = Change::MemberAdded { member, uuid, size, extents, name };
-            let applied = after.apply(self.votes.position.sequence + 1, &change);
-            applied.map_err(|_| PoolError::Invalid("no number is left for a new member".to_owned()))?;
-            changes.push(change);
-        }
-        Ok((after, changes))
     }
 
     /// Takes the superblocks away again of drives that do not join after all. Where that fails, an opening leaves the drive
@@ -217,4 +252,34 @@ impl Home {
             let _ = clear_superblocks(&self.core, disk, layout).await;
         }
     }
+}
+
+/// The state with these members, and the changes that make it.
+fn with_members(state: &State, sequence: u64, joiners: &[Joiner]) -> Result<(State, Vec<Change>), PoolError> {
+    let mut after = state.clone();
+    let mut changes = Vec::new();
+    for Joiner { layout, uuid, name, .. } in joiners {
+        let (member, uuid, name) = (after.next_member, *uuid, name.clone());
+        let (size, extents) = (layout.size, layout.extents);
+        let change = Change::MemberAdded { member, uuid, size, extents, name };
+        let applied = after.apply(sequence, &change);
+        applied.map_err(|_| PoolError::Invalid("no number is left for a new member".to_owned()))?;
+        changes.push(change);
+    }
+    Ok((after, changes))
+}
+
+/// The change by which a member makes room for those that were added: it leaves, or is given up if it is gone.
+fn leave_for(with_new: State, old: MemberId) -> Result<Change, PoolError> {
+    let record =
+        with_new.members.get(&old).ok_or_else(|| PoolError::Invalid("there is no such drive".to_owned()))?;
+    if record.state == MemberState::Active {
+        departure(&with_new, old)?;
+        return Ok(Change::MemberLeaving { member: old, leaving: true });
+    }
+    let why = || {
+        PoolError::Invalid(format!("{} is being brought up to date: wait until it is in sync", record.name))
+    };
+    let state = lifecycle::after(Event::GivenUp, record.state).ok_or_else(why)?;
+    Ok(Change::MemberState { member: old, state, absence: Absence { dead: true, ..record.absence } })
 }

@@ -11,6 +11,9 @@
 //!                                                    Emptied: Missing
 //! ```
 //!
+//! A member in sync that leaves is evacuated, too, when nothing lies on it; one that is given up and does not come back,
+//! when everything has its copies elsewhere.
+//!
 //! A member out of sync that fails again is faulted, one that is not there is missing, whatever it was doing; one
 //! that is there is stale until its resync begins.
 
@@ -63,10 +66,14 @@ pub fn after(event: Event, state: MemberState) -> Option<MemberState> {
         Event::Synced if state == Resyncing => Active,
         Event::GivenUp if matches!(state, Missing | Faulted | Rebuilding) => Rebuilding,
         Event::Emptied if state == Rebuilding => Missing,
-        Event::Evacuated => Removed,
-        Event::Slow | Event::Answers | Event::Began | Event::Synced | Event::GivenUp | Event::Emptied => {
-            return None;
-        }
+        Event::Evacuated if in_sync || state == Rebuilding => Removed,
+        Event::Slow
+        | Event::Answers
+        | Event::Began
+        | Event::Synced
+        | Event::GivenUp
+        | Event::Emptied
+        | Event::Evacuated => return None,
     };
     Some(next)
 }

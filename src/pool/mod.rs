@@ -2,7 +2,7 @@
 //!
 //! Rank 5. One way in: `Pool` (create, open, change, close) and `PoolVolume` (requests). Underneath:
 //! - bytes: `superblock`, `record`, `state_codec`, `region_block`, `dirty_log`;
-//! - decisions: `layout`, `alloc`, `reserve`, `meter`, `redundancy`, `state`, `quorum`, `lifecycle`;
+//! - decisions: `layout`, `alloc`, `leaving`, `reserve`, `meter`, `redundancy`, `state`, `quorum`, `lifecycle`;
 //! - I/O: `log`, `votes`, `load`, `fragment_read`, `fragment_write`, `zero`, `flush`, `settle`, `create`, `open`,
 //!   and the `home` task that commits every change.
 
@@ -24,6 +24,7 @@ mod home;
 mod joining;
 pub mod kept_marks;
 pub mod layout;
+pub mod leaving;
 pub mod lifecycle;
 mod load;
 pub mod log;
@@ -33,6 +34,7 @@ pub mod meter;
 mod moving;
 pub mod open;
 mod pace;
+mod parting;
 pub mod planted;
 pub mod progress;
 pub mod quorum;
@@ -216,8 +218,11 @@ impl Pool {
         self.volume(name).ok_or_else(|| PoolError::NoVolume(name.to_owned()))
     }
 
+    /// Members that new slots can lie on.
     fn members_in_sync(&self) -> usize {
-        self.shared.members_in_sync().len()
+        let members = self.shared.members_in_sync();
+        let live = lock(&self.shared.live);
+        members.iter().filter(|m| !live.state.is_leaving(m.id)).count()
     }
 
     fn volume_record(&self, core: &Core, plan: &VolumePlan) -> Result<VolumeRecord, PoolError> {

@@ -323,7 +323,7 @@ async fn start(
     }
     let members = build_members(core, &state, candidates, &reasons).await?;
     let witness = witness_to_write(core, plan, state.pool, witness).await;
-    let mut votes = build_votes(&members, witness, &logs, position, forced);
+    let mut votes = build_votes(&state, &members, witness, &logs, position, forced);
     let witness = witness_of(&votes);
     votes.catch_up(core, &old, &behind(position, &logs)).await;
     let kept_marks = KeptMarks::open(core, plan.memory_folder.as_deref(), &plan.witness_folder, state.pool);
@@ -527,6 +527,7 @@ async fn build_members(
 }
 
 fn build_votes(
+    state: &State,
     members: &BTreeMap<MemberId, Arc<Member>>,
     witness: Option<Disk>,
     logs: &[(Voter, Replayed)],
@@ -543,13 +544,15 @@ fn build_votes(
         generation: generation(voter),
         alive: true,
     };
+    let parting = state.parting();
     let mut votes: Vec<Vote> = members
         .values()
         .filter(|m| m.disk.is_some())
         .map(|m| vote(Voter::Member(m.id), Place::Member(m.clone()), m.log_area()))
         .collect();
     votes.extend(witness.map(|disk| vote(Voter::Witness, Place::Witness(Arc::new(disk)), WITNESS_AREA)));
-    Votes { votes, position, members: members.len(), frozen: false, forced, failed: Vec::new() }
+    let members = members.len();
+    Votes { votes, position, members, parting, frozen: false, forced, failed: Vec::new() }
 }
 
 async fn run(

@@ -18,9 +18,16 @@
 //! present who have one by that log. Then: whoever opens with the new members has a new one whose log has the commit, and
 //! so has a majority of the old votes; or has a majority of the old votes with him; or counts old votes alone, and needs
 //! no fewer of them than a majority of the old ones. None of these leaves a majority of the old votes to anybody else.
+//!
+//! When a member is taken out there are two commits. The first one says that it is *removed*, the second one that it is
+//! *gone*. A log that says that a member is removed opens only with a majority of all votes *and* one of the votes without
+//! it, and so is the first commit done; the second one is written to the votes without it, when the first one is done.
+//! Then: two that do not know of the removal, or one of them and one that knows of the first commit, need a majority of
+//! the old votes each; two that know of the first commit or the second one, a majority of the new votes each; and once the
+//! second one is written anywhere no majority of the old votes is left that does not know of the first.
 
 use super::log::{Position, Replayed};
-use super::state::State;
+use super::state::{MemberState, State};
 use crate::base::units::MemberId;
 
 /// Who holds a copy of the metadata log.
@@ -73,6 +80,7 @@ pub struct Elected<'a> {
 /// Chooses the newest log. Every vote that is present counts, old and damaged ones too: what each of them had is known.
 pub fn elect<'a>(votes: &'a [(Voter, Replayed)], forced: bool) -> Result<Elected<'a>, QuorumError> {
     let Elected { leader, replayed: newest, tally, .. } = newest_by_counter(votes)?;
+    // Who is removed has a vote as long as it is not gone: both majorities are needed.
     if !tally.is_majority() && !forced {
         return Err(QuorumError::NoMajority(tally));
     }
@@ -107,7 +115,8 @@ fn hidden_by_damage(newest: &Replayed, votes: &[(Voter, Replayed)]) -> Option<Qu
     let without = votes.iter().filter(|(_, r)| r.held <= end).map(|(voter, _)| *voter);
     let commits = longest.held.sequence.saturating_sub(end.sequence);
     let error = QuorumError::Damaged { voter: *voter, commits };
-    (!tally(&newest.state, without).is_majority()).then_some(error)
+    // Where a member is removed, hidden commits may be from after it was gone.
+    (!tally_without_removed(&newest.state, without).is_majority()).then_some(error)
 }
 
 /// Whether the witness has a vote: it breaks the tie of an even number of members. With an odd number there is no
@@ -127,12 +136,18 @@ pub fn tally(state: &State, present: impl Iterator<Item = Voter>) -> Tally {
     Tally { present, total: votes_of(state.members.len()) }
 }
 
-/// Counts the votes that the newest state knows of, as said above.
+/// Counts the votes that the newest state knows of, as said above. Where a member is removed and not gone, of the votes
+/// with it and without it those that are fewer than needed.
 fn tally_of(newest: &State, votes: &[(Voter, Replayed)]) -> Tally {
     let among = |state: &State| tally(state, votes.iter().map(|(voter, _)| *voter));
-    let counts =
-        |(voter, log): &&(Voter, Replayed)| is_voter(&log.state, *voter) || among(&log.state).is_majority();
-    tally(newest, votes.iter().filter(counts).map(|(voter, _)| *voter))
+    let counts = |(voter, log): &&(Voter, Replayed)| {
+        is_voter(&log.state, *voter)
+            || is_voter_without_removed(&log.state, *voter)
+            || among(&log.state).is_majority()
+    };
+    let present = || votes.iter().filter(counts).map(|(voter, _)| *voter);
+    let all = tally(newest, present());
+    if all.is_majority() { tally_without_removed(newest, present()) } else { all }
 }
 
 /// Whether somebody has a vote by a state.
@@ -141,6 +156,23 @@ fn is_voter(state: &State, voter: Voter) -> bool {
         Voter::Member(id) => state.members.contains_key(&id),
         Voter::Witness => witness_counts(state.members.len()),
     }
+}
+
+/// Counts the votes that are left when members that are removed are gone.
+fn tally_without_removed(state: &State, present: impl Iterator<Item = Voter>) -> Tally {
+    let present = present.filter(|voter| is_voter_without_removed(state, *voter)).count();
+    Tally { present, total: votes_of(staying(state)) }
+}
+
+fn is_voter_without_removed(state: &State, voter: Voter) -> bool {
+    match voter {
+        Voter::Member(id) => state.members.get(&id).is_some_and(|m| m.state != MemberState::Removed),
+        Voter::Witness => witness_counts(staying(state)),
+    }
+}
+
+fn staying(state: &State) -> usize {
+    state.members.values().filter(|m| m.state != MemberState::Removed).count()
 }
 
 /// Whether a log left the history of the newest one. One commit more than the common history, of an older epoch,
@@ -186,7 +218,7 @@ fn links_part(newest: &Replayed, other: &Replayed) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::log::{Age, Cursor};
-    use super::super::state::{Absence, MemberRecord, MemberState};
+    use super::super::state::{Absence, MemberRecord};
     use super::*;
     use crate::base::units::ByteLen;
     use uuid::Uuid;
@@ -197,6 +229,7 @@ mod tests {
             size: ByteLen(1 << 30),
             extents: 9,
             state: MemberState::Active,
+            leaving: false,
             absence: Absence::default(),
             name: String::new(),
         };
@@ -211,6 +244,7 @@ mod tests {
             lineage: Vec::new(),
             scrubs: Default::default(),
             members: (0..members).map(|n| (MemberId(n), member(n))).collect(),
+            next_member: MemberId(members),
             volumes: Default::default(),
             next_volume: 0,
         };
@@ -327,6 +361,53 @@ mod tests {
                 if holds(&before.state).is_majority() && holds(&after.state).is_majority() {
                     let without = (all.end - 1) & !has_it;
                     assert!(!opens(without), "{old} and {added}: {without:b} go on without what was done");
+                }
+            }
+        }
+    }
+
+    /// Every way in which the two commits that take a member out can be cut off, and every way in which those who are left
+    /// part: never do both halves open, and all together always do.
+    #[test]
+    fn a_removal_that_is_cut_off_never_lets_two_halves_open() {
+        for old in 2u16..=5 {
+            let mut everyone: Vec<Voter> = (0..old).map(|n| Voter::Member(MemberId(n))).collect();
+            everyone.push(Voter::Witness);
+            let before = log(old, &[(1, 1, 11)]);
+            let mut removed = log(old, &[(1, 1, 11), (1, 2, 12)]);
+            removed.state.members.get_mut(&MemberId(0)).unwrap().state = MemberState::Removed;
+            let mut gone = log(old, &[(1, 1, 11), (1, 2, 12), (1, 3, 13)]);
+            gone.state.members.remove(&MemberId(0));
+            let all = 1u32 << everyone.len();
+            let who = |mask: u32| everyone.iter().enumerate().filter(move |(at, _)| mask >> at & 1 == 1);
+            let done = |state: &State, mask: u32| tally(state, who(mask).map(|(_, v)| *v)).is_majority();
+            for knows in 0..all {
+                let first_done = done(&before.state, knows) && done(&gone.state, knows);
+                // The second commit is written to those that stay, each of which had the first.
+                let seconds = (0..all).filter(|second| second & !knows == 0 && second & 1 == 0);
+                for second in seconds.filter(|second| *second == 0 || first_done) {
+                    let log_of = |at: usize| match (second >> at & 1, knows >> at & 1) {
+                        (1, _) => gone.clone(),
+                        (_, 1) => removed.clone(),
+                        _ => before.clone(),
+                    };
+                    let opens = |mask: u32| {
+                        let logs: Vec<_> = who(mask).map(|(at, v)| (*v, log_of(at))).collect();
+                        elect(&logs, false).is_ok()
+                    };
+                    let what = format!("{old}: {knows:b} know, {second:b} have let it go");
+                    assert!(opens(all - 1), "{what}: all together");
+                    if old > 4 {
+                        continue;
+                    }
+                    for half in (0..all).filter(|half| *half < all - 1 - half) {
+                        let both = opens(half) && opens(all - 1 - half);
+                        assert!(!both, "{what}: {half:b} and the others open");
+                    }
+                    if done(&gone.state, second) {
+                        assert!(opens(all - 2), "{what}: those that stay need nobody else");
+                        assert!(!opens((all - 1) & !second), "{what}: nobody goes on without what was done");
+                    }
                 }
             }
         }

@@ -1,4 +1,5 @@
-//! Spreading: after drives were added, slots move to them until every member is filled in proportion to its size.
+//! Spreading: after drives were added, slots move to them until every member is filled in proportion to its size; what lies
+//! on drives that are to leave moves to the others, and comes first.
 //!
 //! That it goes on is in the state, so that a restart goes on with it; how far it is, the map tells (`balance`). A copy
 //! counts at its old place until it is whole at the new one, so that no slot ever has fewer than it had. Whatever makes
@@ -7,14 +8,17 @@
 use super::balance::{self, Move};
 use super::crew::{Outcome, move_all};
 use super::home::HomeRequest;
-use super::moving::Job;
+use super::moving::{Job, Stuck};
+use super::parting::part;
+use super::planted::{Planted, is_planted};
 use super::shared::Shared;
-use super::state::{MemberState, State};
+use super::state::{MemberRecord, MemberState, State};
 use crate::base::units::MemberId;
 use crate::reactor::Core;
 use crate::reactor::sync::{lock, oneshot};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How long is waited while something else comes first, or before what could not be moved is tried again.
@@ -30,6 +34,8 @@ enum Step {
     /// Something else comes first.
     Wait,
     Work(Vec<Move>),
+    /// Nothing lies on a member that leaves.
+    Part(MemberId),
 }
 
 /// Moves slots whenever members were added, until the pool closes.
@@ -38,24 +44,30 @@ pub async fn run(core: Core, pool: Arc<Shared>) {
     let mut fruitless = 0u32;
     while !pool.is_closing() {
         let wanted = pool.spread_wanted.ticket();
-        let pause = match next(&pool, passes) {
+        let asked = pool.spread_asked.load(Ordering::Acquire);
+        let pause = match next(&pool, passes, fruitless) {
             Step::Nothing => {
                 if is_spreading(&pool) {
-                    declare_spread(&pool).await;
+                    declare_spread(&pool, asked).await;
                 }
                 (passes, fruitless) = (0, 0);
                 // A commit that failed is tried again.
                 if is_spreading(&pool) { TRY_AGAIN } else { Duration::from_secs(3600) }
             }
             Step::Wait => TRY_AGAIN,
+            Step::Part(member) => match take_out(&core, &pool, member).await {
+                true => Duration::ZERO,
+                false => TRY_AGAIN,
+            },
             Step::Work(moves) => {
                 passes += 1;
                 let Outcome { moved, stuck } = work(&core, &pool, moves).await;
                 let moved = moved > 0;
                 fruitless = if moved || stuck.is_empty() { 0 } else { fruitless + 1 };
+                note_stuck(&pool, !moved && stuck.contains(&Stuck::NoRoom));
                 if fruitless >= FRUITLESS_MAX {
                     tracing::warn!("some slots cannot be moved; they stay where they are");
-                    declare_spread(&pool).await;
+                    declare_spread(&pool, asked).await;
                     (passes, fruitless) = (0, 0);
                 }
                 if moved { Duration::ZERO } else { TRY_AGAIN }
@@ -72,16 +84,62 @@ fn is_spreading(pool: &Shared) -> bool {
 }
 
 /// The first pass goes all the way; another one follows only where clients took so much meanwhile that it is worth it.
-fn next(pool: &Shared, passes: u32) -> Step {
-    if !is_spreading(pool) {
+///
+/// What lies on members that leave goes by itself, as long as that gets on.
+fn next(pool: &Shared, passes: u32, fruitless: u32) -> Step {
+    let state = lock(&pool.live).state.clone();
+    if let Some(member) = state.parting().or_else(|| empty(pool, &state)) {
+        return Step::Part(member);
+    }
+    if !state.spreading {
         return Step::Nothing;
     }
-    let state = lock(&pool.live).state.clone();
     if is_hindered(pool, &state) {
         return Step::Wait;
     }
-    let moves = if passes > 0 && balance::is_even(&state) { Vec::new() } else { balance::plan(&state) };
-    if moves.is_empty() { Step::Nothing } else { Step::Work(moves) }
+    let urgent = balance::to_leave(&state) > 0;
+    let moves = match urgent && fruitless == 0 {
+        true => balance::plan_departures(&state),
+        false if passes > 0 && balance::is_even(&state) => Vec::new(),
+        false => balance::plan(&state),
+    };
+    match moves.is_empty() {
+        false => Step::Work(moves),
+        true if urgent => {
+            note_stuck(pool, true);
+            Step::Wait
+        }
+        true => Step::Nothing,
+    }
+}
+
+/// A member in sync that leaves and has nothing any more, nor is about to get something.
+fn empty(pool: &Shared, state: &State) -> Option<MemberId> {
+    let live = lock(&pool.live);
+    let is_empty = |id: &MemberId| {
+        let nothing = live.free.in_use(*id) == 0 && !live.reserved.iter().any(|copy| copy.member == *id);
+        nothing || is_planted(pool, Planted::VoteBeforeData)
+    };
+    let leaves = |m: &MemberRecord| m.leaving && m.state == MemberState::Active;
+    state.members.iter().find(|(id, m)| leaves(m) && is_empty(id)).map(|(id, _)| *id)
+}
+
+/// Takes a member out. False if it has to be tried again later.
+async fn take_out(core: &Core, pool: &Shared, member: MemberId) -> bool {
+    let _at_work = pool.background.take(1).await;
+    if pool.is_closing() {
+        return false;
+    }
+    let parted = part(core, pool, member).await;
+    if let Err(error) = &parted {
+        tracing::warn!(%error, "a drive cannot be taken out yet");
+    }
+    parted.is_ok()
+}
+
+/// What lies on members that leave finds a place, or does not.
+fn note_stuck(pool: &Shared, stuck: bool) {
+    pool.leave_stuck.store(stuck, Ordering::Release);
 }
 
 /// Whether something comes first: a member lacks what others have, or what it has cannot be believed any more once it is
@@ -125,12 +183,11 @@ fn resyncs(state: &State) -> bool {
 }
 
 /// Commits that slots lie as they should.
-async fn declare_spread(pool: &Shared) {
-    let members = lock(&pool.live).state.members.len();
-    let (answer, asked) = oneshot();
-    if pool.home.send(HomeRequest::Spread { members, answer }).is_ok() {
+async fn declare_spread(pool: &Shared, asked: u64) {
+    let (answer, answered) = oneshot();
+    if pool.home.send(HomeRequest::Spread { asked, answer }).is_ok() {
         // If it cannot be committed it is found again at the next look.
-        let _ = asked.await;
+        let _ = answered.await;
         tracing::info!("slots are spread over all drives");
     }
 }

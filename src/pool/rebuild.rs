@@ -8,8 +8,9 @@ use super::Pool;
 use super::crew::move_all;
 use super::home::HomeRequest;
 use super::moving::{Job, Stuck};
+use super::parting::part;
 use super::shared::Shared;
-use super::state::{MemberState, State};
+use super::state::{MemberRecord, MemberState};
 use super::{error::PoolError, member::Member};
 use crate::base::units::MemberId;
 use crate::reactor::Core;
@@ -78,27 +79,24 @@ fn waiting(pool: &Shared) -> Vec<(MemberId, u64)> {
     let delay = u64::try_from(pool.rebuild_after.as_nanos()).unwrap_or(u64::MAX);
     let live = lock(&pool.live);
     let gone = live.state.members.iter().filter(|(id, record)| {
-        matches!(record.state, MemberState::Missing | MemberState::Faulted) && holds_copies(&live.state, **id)
+        matches!(record.state, MemberState::Missing | MemberState::Faulted)
+            && (record.leaving || live.state.holds_copies(**id))
     });
     gone.map(|(id, record)| (*id, record.absence.since_wall_ns.saturating_add(delay))).collect()
-}
-
-fn holds_copies(state: &State, member: MemberId) -> bool {
-    state.extents_in_use().any(|(copy, _, _)| copy.member == member)
 }
 
 /// Moves what can be moved. True if something is left that could not.
 async fn work(core: &Core, pool: &Arc<Shared>) -> bool {
     let jobs = jobs(pool);
     if jobs.is_empty() {
-        return declare_empty(pool).await;
+        return declare_empty(core, pool).await;
     }
     tracing::info!(slots = jobs.len(), "rebuilding what lost a copy");
     let wanted = |job: &Job| is_wanted(pool, job).then_some(*job);
     let stuck = move_all(core, pool, &pool.rebuild_progress, jobs, wanted).await.stuck;
     let no_room = stuck.contains(&Stuck::NoRoom);
     pool.no_room.store(no_room, Ordering::Release);
-    let left = declare_empty(pool).await;
+    let left = declare_empty(core, pool).await;
     left || !stuck.is_empty()
 }
 
@@ -127,17 +125,28 @@ fn jobs(pool: &Shared) -> Vec<Job> {
     found.into_iter().map(|(_, job)| job).collect()
 }
 
-/// Commits of members that were given up that nothing lies on them any more. True if something still does on one.
-async fn declare_empty(pool: &Shared) -> bool {
-    let (empty, left) = {
+/// Commits of members that were given up that nothing lies on them any more; those that were to leave, or will not come
+/// back, are members no more. True if something still does on one.
+async fn declare_empty(core: &Core, pool: &Shared) -> bool {
+    let (empty, mut left) = {
         let live = lock(&pool.live);
         let given_up = live.state.members.iter().filter(|(_, m)| m.state == MemberState::Rebuilding);
         let given_up: Vec<MemberId> = given_up.map(|(id, _)| *id).collect();
         let (holding, empty): (Vec<MemberId>, Vec<MemberId>) =
-            given_up.into_iter().partition(|id| holds_copies(&live.state, *id));
+            given_up.into_iter().partition(|id| live.state.holds_copies(*id));
         (empty, !holding.is_empty())
     };
+    let _at_work = pool.background.take(1).await;
     for member in empty {
+        let record = lock(&pool.live).state.members.get(&member).cloned();
+        let Some(MemberRecord { leaving, absence, .. }) = record else { continue };
+        if pool.is_closing() || (leaving || absence.dead) && part(core, pool, member).await.is_ok() {
+            continue;
+        }
+        if leaving {
+            left = true;
+            continue;
+        }
         let (answer, asked) = oneshot();
         if pool.home.send(HomeRequest::Emptied { member, answer }).is_ok() {
             // If it cannot be committed it is found again at the next look.
@@ -147,9 +156,17 @@ async fn declare_empty(pool: &Shared) -> bool {
     left
 }
 
-/// Why a member that was given up still holds copies, in words.
+/// Why a member that was given up, or leaves, still holds copies, in words.
 pub fn hindrance(pool: &Shared, member: &Member) -> Option<String> {
-    let given_up = lock(&pool.live).state.members[&member.id].state == MemberState::Rebuilding;
+    let (given_up, leaves) = {
+        let live = lock(&pool.live);
+        let record = live.state.members.get(&member.id);
+        let given_up = record.is_some_and(|m| m.state == MemberState::Rebuilding);
+        (given_up, record.is_some_and(|m| m.leaving && m.state == MemberState::Active))
+    };
+    if leaves && pool.leave_stuck.load(Ordering::Acquire) {
+        return Some("too little space is free for all that lies on it".to_owned());
+    }
     let no_room = given_up && pool.no_room.load(Ordering::Acquire);
     no_room.then(|| "too little space is free for new copies of all that lies on it".to_owned())
 }

@@ -3,6 +3,7 @@
 
 use super::Pool;
 use super::alloc::usable;
+use super::leaving::Fit;
 use super::lifecycle::{self, Event};
 use super::member::Member;
 use super::meter::{Gauge, Group, IfLost, Standing, groups, if_lost, protected, rate_expected};
@@ -22,7 +23,7 @@ pub struct PoolFacts {
     pub state: State,
     pub epoch: u64,
     pub votes: Tally,
-    /// Bytes of all extents of members in sync.
+    /// Bytes of all extents of members in sync that do not leave.
     pub raw: ByteLen,
     /// What can still be allocated, for 1, 2 and 3 copies.
     pub free: [ByteLen; 3],
@@ -64,6 +65,8 @@ pub struct MemberFacts {
     pub size: ByteLen,
     pub state: MemberState,
     pub in_sync: bool,
+    /// It is to be taken out of the pool.
+    pub leaving: bool,
     pub reason: String,
     pub rotational: bool,
     pub used: ByteLen,
@@ -102,13 +105,16 @@ pub struct VolumeFacts {
 impl Pool {
     /// The pool's figures now.
     pub fn facts(&self) -> PoolFacts {
-        let in_sync = self.shared.members_in_sync();
+        let mut in_sync = self.shared.members_in_sync();
+        let leaves = |m: &Arc<Member>| lock(&self.shared.live).state.is_leaving(m.id);
+        in_sync.retain(|m| !leaves(m));
         let totals: Vec<u32> = in_sync.iter().map(|m| m.layout.extents).collect();
-        let (state, free, stored, epoch, present) = {
+        let (state, free, fit, stored, epoch, present) = {
             let live = lock(&self.shared.live);
             let free: Vec<u32> = in_sync.iter().map(|m| live.free.free(m.id)).collect();
             let stored = Stored::of(&live.state, &live.free);
-            (live.state.clone(), free, stored, live.epoch, live.votes_present)
+            let fit = Fit::of(&live.state, &live.free);
+            (live.state.clone(), free, fit, stored, live.epoch, live.votes_present)
         };
         let extent = state.extent;
         let each = |room: &[u32]| [1, 2, 3].map(|copies| ByteLen(usable(room, copies) * extent.0));
@@ -124,7 +130,7 @@ impl Pool {
             epoch,
             votes: Tally { present, total: votes_of(state.members.len()) },
             raw: ByteLen(totals.iter().map(|e| u64::from(*e)).sum::<u64>() * extent.0),
-            free: each(&free),
+            free: room_left(each(&free), fit, extent),
             usable: each(&totals),
             volumes: state.volumes.keys().map(|id| self.volume_facts(&state, *id)).collect(),
             copy_rate: measured.unwrap_or(rate_expected(members.iter().any(|m| m.rotational))),
@@ -149,7 +155,8 @@ impl Pool {
             // What copies are being moved to at the moment is theirs, and they are counted where they are.
             let reserved = live.reserved.iter().filter(|c| c.member == member.id).count();
             let free = live.free.free(member.id) + u32::try_from(reserved).unwrap_or(0);
-            let standing = match live.state.members[&member.id].state {
+            let state = live.state.members.get(&member.id).map_or(MemberState::Removed, |m| m.state);
+            let standing = match state {
                 _ if member.is_in_sync() => Standing::InSync,
                 _ if member.disk.is_none() => Standing::Gone,
                 MemberState::Active | MemberState::Suspect | MemberState::Stale | MemberState::Resyncing => {
@@ -160,6 +167,7 @@ impl Pool {
                 | MemberState::Faulted
                 | MemberState::Removed => Standing::Gone,
             };
+            let free = if live.state.is_leaving(member.id) { 0 } else { free };
             Gauge { member: member.id, standing, free }
         };
         (groups, self.shared.all_members().iter().map(gauge).collect())
@@ -205,6 +213,7 @@ impl Pool {
             size: state.members[&id].size,
             state: shown_state(&member, state.members[&id].state),
             in_sync: member.is_in_sync(),
+            leaving: state.members[&id].leaving,
             reason: hindrance(&self.shared, &member).unwrap_or_else(|| member.reason()),
             rotational: member.disk.as_ref().is_some_and(|d| d.facts().rotational),
             used: bytes(without.held),
@@ -247,6 +256,12 @@ impl Pool {
     }
 }
 
+/// What is free for 1, 2 and 3 copies, less what is to be moved from members that leave.
+fn room_left(free: [ByteLen; 3], fit: Option<Fit>, extent: ByteLen) -> [ByteLen; 3] {
+    let Some(fit) = fit else { return free };
+    [1, 2, 3].map(|copies| free[copies - 1].min(ByteLen(fit.spare(copies) * extent.0)))
+}
+
 /// What must stay free to heal after losing the largest member, and whether every copy that is lacking then finds a
 /// new place. Of several that are the largest, after losing any.
 fn heal(state: &State, in_sync: &[Arc<Member>], members: &[MemberFacts]) -> (ByteLen, bool) {
@@ -255,7 +270,7 @@ fn heal(state: &State, in_sync: &[Arc<Member>], members: &[MemberFacts]) -> (Byt
     let all = usable(&extents, state.copies);
     let Some(most) = extents.pop() else { return (ByteLen(0), false) };
     let needed = all - usable(&extents, state.copies);
-    let is_largest = |m: &&MemberFacts| m.in_sync && state.members[&m.id].extents == most;
+    let is_largest = |m: &&MemberFacts| m.in_sync && !m.leaving && state.members[&m.id].extents == most;
     let possible = members.iter().filter(is_largest).all(|m| m.does_not_heal.0 == 0);
     (ByteLen(needed * state.extent.0), possible && state.copies > 1)
 }

@@ -37,12 +37,14 @@ pub enum Margin {
 }
 
 impl Stored {
-    /// What a state has stored. A member counts until it is given up: while one is away for a moment nothing changes.
+    /// What a state has stored. A member counts until it is given up, or is to leave: while one is away for a moment nothing
+    /// changes.
     /// Takes time for volumes and for slots with single copies, not for others.
     pub fn of(state: &State, free: &FreeExtents) -> Stored {
         let mut stored = Stored::default();
         for (id, record) in &state.members {
             let counts = match record.state {
+                _ if record.leaving => false,
                 MemberState::Active | MemberState::Suspect | MemberState::Stale | MemberState::Resyncing => {
                     true
                 }
@@ -133,10 +135,11 @@ impl Reserve {
         let stored = Stored::of(state, free);
         let gauge = |id: &MemberId| {
             let there = stored.members.contains_key(id);
-            let standing = if there { Standing::InSync } else { Standing::Gone };
+            let leaves = state.is_leaving(*id);
+            let standing = if there || leaves { Standing::InSync } else { Standing::Gone };
             let reserved = reserved.iter().filter(|c| c.member == *id).count();
             let free = free.free(*id).saturating_add(u32::try_from(reserved).unwrap_or(0));
-            Gauge { member: *id, standing, free }
+            Gauge { member: *id, standing, free: if leaves { 0 } else { free } }
         };
         let gauges = state.members.keys().map(gauge).collect();
         let slots = state.volumes.values().flat_map(|v| v.slots.values()).map(|s| &s.copies);

@@ -84,7 +84,7 @@ impl Shared {
     /// The regions of a member that another copy has and it may lack, in the order of the map.
     fn lacking(&self, member: &Member) -> Vec<Lacking> {
         let live = lock(&self.live);
-        let whole = live.state.members[&member.id].absence.whole;
+        let whole = live.state.members.get(&member.id).is_some_and(|m| m.absence.whole);
         let mut found = Vec::new();
         for (id, volume) in &live.state.volumes {
             for (slot, record) in &volume.slots {
@@ -136,7 +136,7 @@ pub async fn run(core: Core, pool: Arc<Shared>) {
 
 /// Copies what a member lacks, as far as there are sources; declares it in sync when it lacks nothing.
 async fn resync(core: &Core, pool: &Arc<Shared>, member: &Arc<Member>) -> Result<(), super::PoolError> {
-    if lock(&pool.live).state.members[&member.id].absence.whole {
+    if lock(&pool.live).state.members.get(&member.id).is_some_and(|m| m.absence.whole) {
         remember_whole(core, pool, member).await;
     }
     let work = without_the_known(pool, member);

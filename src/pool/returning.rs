@@ -9,7 +9,7 @@ use super::member::Member;
 use super::open::{find_in_place, find_member, is_current};
 use super::redundancy::mirror::Copies;
 use super::shared::Shared;
-use super::state::{Absence, MemberRecord, State};
+use super::state::{Absence, MemberRecord, MemberState, State};
 use crate::base::units::MemberId;
 use crate::disk::Disk;
 use crate::reactor::Core;
@@ -79,8 +79,7 @@ pub async fn watch(core: Core, pool: Arc<Shared>) {
             if let Some(disk) = &member.disk {
                 known.path = Some(disk.path().to_owned());
             }
-            let dead = lock(&pool.live).state.members[&member.id].absence.dead;
-            let gone = !member.is_in_sync() && !member.is_following() && !dead;
+            let gone = !member.is_in_sync() && !member.is_following() && is_awaited(&pool, member.id);
             let now = core.now().since(begun);
             if gone && now >= known.not_before && !pool.is_closing() {
                 let elsewhere = turn.is_multiple_of(LOOK_ELSEWHERE);
@@ -99,6 +98,13 @@ pub async fn watch(core: Core, pool: Arc<Shared>) {
             futures_util::future::select(closed, core.sleep(LOOK_EVERY)).await;
         }
     }
+}
+
+/// Whether a member that is not there may come back: it was not said to be dead, and is not taken out.
+fn is_awaited(pool: &Shared, member: MemberId) -> bool {
+    let live = lock(&pool.live);
+    let record = live.state.members.get(&member);
+    record.is_some_and(|m| !m.absence.dead && m.state != MemberState::Removed)
 }
 
 /// Looks for one member; true if it was there and was tried.
@@ -129,7 +135,9 @@ async fn try_member(
         disk.close(core).await;
         let dirty = DirtyLog::empty(&gone.layout);
         let absent = Member::new(gone.id, gone.uuid, gone.name.clone(), gone.layout, None, dirty);
-        let absence = lock(&pool.live).state.members[&gone.id].absence;
+        let Some(absence) = lock(&pool.live).state.members.get(&gone.id).map(|m| m.absence) else {
+            return false;
+        };
         absent.set_out_of_sync(absence, &gone.reason());
         pool.replace(Arc::new(absent));
     }

@@ -48,6 +48,8 @@ pub struct Shared {
     pub extent: ByteLen,
     pub region: ByteLen,
     pub members: ArcSwap<BTreeMap<MemberId, Arc<Member>>>,
+    /// Members that are gone, for whoever looked them up a moment ago.
+    parted: Mutex<BTreeMap<MemberId, Arc<Member>>>,
     pub live: Mutex<Live>,
     pub cache: RegionCache,
     pub volumes: ArcSwap<BTreeMap<VolumeId, Arc<PoolVolume>>>,
@@ -78,8 +80,12 @@ pub struct Shared {
     /// Woken when a member leaves or is given up.
     pub rebuild_wanted: WaitList,
     pub rebuild_progress: Progress,
-    /// Woken when members were added, and when nothing else is in the way of moving slots to them.
+    /// Woken when members were added or are to leave, and when nothing else is in the way of moving slots to them.
     pub spread_wanted: WaitList,
+    /// Counts what was asked for that made slots move.
+    pub spread_asked: AtomicU64,
+    /// What lies on members that leave finds no place at the moment.
+    pub leave_stuck: AtomicBool,
     pub spread_progress: Progress,
     /// How long a member may be away before its copies are made anew.
     pub rebuild_after: Duration,
@@ -114,6 +120,7 @@ impl Shared {
             extent,
             region: region_size(extent),
             members: ArcSwap::from_pointee(members),
+            parted: Default::default(),
             live: live.into(),
             cache: RegionCache::new(usize::try_from(plan.cache.0 / REGION_COST).unwrap_or(usize::MAX)),
             volumes: Default::default(),
@@ -134,6 +141,8 @@ impl Shared {
             rebuild_wanted: Default::default(),
             rebuild_progress: Default::default(),
             spread_wanted: Default::default(),
+            spread_asked: 0.into(),
+            leave_stuck: false.into(),
             spread_progress: Default::default(),
             rebuild_after: plan.rebuild_after,
             reserve_enforced: false.into(),
@@ -150,7 +159,9 @@ impl Shared {
     }
 
     pub fn member(&self, id: MemberId) -> Arc<Member> {
-        self.members.load().get(&id).expect("placements name members of the pool").clone()
+        let present = self.members.load().get(&id).cloned();
+        let parted = || lock(&self.parted).get(&id).cloned();
+        present.or_else(parted).expect("placements name members of the pool")
     }
 
     /// All members as they are now, by number.
@@ -170,6 +181,15 @@ impl Shared {
     pub fn replace(&self, member: Arc<Member>) {
         let mut members = (*self.members.load_full()).clone();
         members.insert(member.id, member);
+        self.members.store(Arc::new(members));
+        self.membership.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A member is none any more.
+    pub fn part(&self, member: &Arc<Member>) {
+        lock(&self.parted).insert(member.id, member.clone());
+        let mut members = (*self.members.load_full()).clone();
+        members.remove(&member.id);
         self.members.store(Arc::new(members));
         self.membership.fetch_add(1, Ordering::AcqRel);
     }

@@ -30,7 +30,8 @@ pub enum MemberState {
     Rebuilding,
     /// It failed a write, a flush, or a metadata commit, or did not answer in time.
     Faulted,
-    /// It is no part of the pool any more: nothing lies on it.
+    /// Nothing lies on it, and it is about to be no member any more: a majority of all votes and one of the votes without
+    /// it are needed until that is committed, too.
     Removed,
 }
 
@@ -69,6 +70,8 @@ pub struct MemberRecord {
     pub size: ByteLen,
     pub extents: u32,
     pub state: MemberState,
+    /// It is to be taken out of the pool: it gets nothing new, and all that lies on it moves to others.
+    pub leaving: bool,
     pub absence: Absence,
     /// The name it was last known by, for messages about a drive that is not there.
     pub name: String,
@@ -161,7 +164,7 @@ pub struct State {
     pub copies: u8,
     /// The drives were flushed and nothing was written since.
     pub clean: bool,
-    /// Members were added, and slots are to be moved until all are filled in proportion.
+    /// Members were added or are leaving, and slots are to be moved until all are filled in proportion.
     pub spreading: bool,
     /// Somebody opened the pool without a majority, by order.
     pub forced: bool,
@@ -169,6 +172,8 @@ pub struct State {
     pub lineage: Vec<Opening>,
     pub scrubs: Scrubs,
     pub members: BTreeMap<MemberId, MemberRecord>,
+    /// The number of the next member that is added.
+    pub next_member: MemberId,
     pub volumes: BTreeMap<VolumeId, VolumeRecord>,
     pub next_volume: u32,
 }
@@ -198,6 +203,15 @@ pub enum Change {
         size: ByteLen,
         extents: u32,
         name: String,
+    },
+    /// A member is to be taken out of the pool, or stays after all.
+    MemberLeaving {
+        member: MemberId,
+        leaving: bool,
+    },
+    /// A member that was removed has no vote any more, and the pool does not know it.
+    MemberGone {
+        member: MemberId,
     },
     /// Slots lie as they should after members were added, or are to be moved so that they do.
     Spreading {
@@ -266,15 +280,16 @@ impl State {
                 }
             }
             Change::Closed => self.clean = true,
-            Change::MemberState { member, state, absence } => {
-                let record = self.member_mut(*member)?;
-                record.state = *state;
-                record.absence = *absence;
-            }
+            Change::MemberState { member, state, absence } => self.set_standing(*member, *state, *absence)?,
             Change::MemberNamed { member, name } => self.member_mut(*member)?.name.clone_from(name),
             Change::MemberAdded { member, uuid, size, extents, name } => {
                 self.add_member(*member, *uuid, *size, *extents, name)?;
             }
+            Change::MemberLeaving { member, leaving } => {
+                self.member_mut(*member)?.leaving = *leaving;
+                self.spreading = true;
+            }
+            Change::MemberGone { member } => self.forget_member(*member)?,
             Change::Spreading { going } => self.spreading = *going,
             Change::VolumeCreated { id, volume } => {
                 if id.0 < self.next_volume || self.volume_named(&volume.name).is_some() {
@@ -296,7 +311,7 @@ impl State {
                 self.volume_mut(*id)?.reservations = reservations.clone();
             }
             Change::SlotAllocated { id, slot, copies } => {
-                self.check_copies(copies)?;
+                self.check_copies(copies, &[])?;
                 let record = SlotRecord { stamp: sequence, copies: copies.clone() };
                 match self.volume_mut(*id)?.slots.insert(*slot, record) {
                     None => {}
@@ -308,12 +323,32 @@ impl State {
             }
             Change::Scrubbed { scrubs } => self.scrubs.clone_from(scrubs),
             Change::SlotMoved { id, slot, copies } => {
-                self.check_copies(copies)?;
+                let before = self.volume_mut(*id)?.slots.get(slot).ok_or(Contradiction)?.copies.clone();
+                self.check_copies(copies, &before)?;
                 let record = self.volume_mut(*id)?.slots.get_mut(slot).ok_or(Contradiction)?;
                 record.copies.clone_from(copies);
             }
         }
         Ok(())
+    }
+
+    fn set_standing(
+        &mut self,
+        member: MemberId,
+        state: MemberState,
+        absence: Absence,
+    ) -> Result<(), Contradiction> {
+        if state == MemberState::Removed && self.holds_copies(member) {
+            return Err(Contradiction);
+        }
+        let record = self.member_mut(member)?;
+        (record.state, record.absence) = (state, absence);
+        Ok(())
+    }
+
+    fn forget_member(&mut self, member: MemberId) -> Result<(), Contradiction> {
+        let removed = self.members.remove(&member).is_some_and(|m| m.state == MemberState::Removed);
+        if removed { Ok(()) } else { Err(Contradiction) }
     }
 
     /// Numbers of members are never used again: what an older log says of a number is about the same member.
@@ -327,18 +362,34 @@ impl State {
     ) -> Result<(), Contradiction> {
         let known = self.members.values().any(|m| m.uuid == uuid);
         let layout = member_layout(size, self.extent).is_some_and(|layout| layout.extents == extents);
-        if known || !layout || member != self.next_member() || self.members.len() >= MEMBERS_MAX {
+        if known || !layout || member != self.next_member || self.members.len() >= MEMBERS_MAX {
             return Err(Contradiction);
         }
+        self.next_member = MemberId(member.0.checked_add(1).ok_or(Contradiction)?);
         let (state, absence, name) = (MemberState::Active, Absence::default(), name.to_owned());
-        self.members.insert(member, MemberRecord { uuid, size, extents, state, absence, name });
+        self.members
+            .insert(member, MemberRecord { uuid, size, extents, state, leaving: false, absence, name });
         self.spreading = true;
         Ok(())
     }
 
-    /// The number of the next member that is added.
-    pub fn next_member(&self) -> MemberId {
+    /// The number after the last of the members that are there.
+    pub fn number_after_last(&self) -> MemberId {
         self.members.keys().next_back().map_or(MemberId(0), |last| MemberId(last.0.saturating_add(1)))
+    }
+
+    pub fn is_leaving(&self, member: MemberId) -> bool {
+        self.members.get(&member).is_some_and(|m| m.leaving)
+    }
+
+    /// Whether some slot has a copy on a member.
+    pub fn holds_copies(&self, member: MemberId) -> bool {
+        self.extents_in_use().any(|(copy, _, _)| copy.member == member)
+    }
+
+    /// The member that is removed, whose vote is about to go.
+    pub fn parting(&self) -> Option<MemberId> {
+        self.members.iter().find(|(_, m)| m.state == MemberState::Removed).map(|(id, _)| *id)
     }
 
     pub fn volume_named(&self, name: &str) -> Option<VolumeId> {
@@ -356,8 +407,13 @@ impl State {
         })
     }
 
-    fn check_copies(&self, copies: &Copies) -> Result<(), Contradiction> {
-        let known = |c: &Copy| self.members.get(&c.member).is_some_and(|m| c.extent.0 < m.extents);
+    /// Whether a slot may have these copies, where it had others before: nothing new comes to a member that leaves.
+    fn check_copies(&self, copies: &Copies, before: &[Copy]) -> Result<(), Contradiction> {
+        let known = |c: &Copy| {
+            let record = self.members.get(&c.member);
+            let takes = |m: &MemberRecord| !m.leaving && m.state != MemberState::Removed;
+            record.is_some_and(|m| c.extent.0 < m.extents && (takes(m) || before.contains(c)))
+        };
         if copies.is_empty() || !copies.iter().all(known) { Err(Contradiction) } else { Ok(()) }
     }
 
@@ -393,6 +449,11 @@ impl FreeExtents {
     pub fn add(&mut self, member: MemberId, extents: u32) {
         let extents = ByteLen(u64::from(extents)).as_usize();
         self.used.entry(member).or_insert_with(|| (crate::base::bitmap::Bitmap::new(extents), 0, 0));
+    }
+
+    /// A member that is none any more.
+    pub fn remove(&mut self, member: MemberId) {
+        self.used.remove(&member);
     }
 
     pub fn free(&self, member: MemberId) -> u32 {

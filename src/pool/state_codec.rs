@@ -30,6 +30,9 @@ pub fn emit_state(state: &State) -> Vec<u8> {
     let mut w = Writer::new();
     w.uuid(state.pool).string(&state.name).u64(state.extent.0).u8(state.copies);
     w.u8(emit_condition(state)).bool(state.forced).u32(state.next_volume);
+    if is_numbered(state) {
+        w.u16(state.next_member.0);
+    }
     w.u32(count(state.lineage.len()));
     for opening in &state.lineage {
         w.u64(opening.mark).u64(opening.sequence);
@@ -38,7 +41,8 @@ pub fn emit_state(state: &State) -> Vec<u8> {
     w.u32(count(state.members.len()));
     for (id, member) in &state.members {
         w.u16(id.0).uuid(member.uuid).u64(member.size.0).u32(member.extents);
-        emit_standing(&mut w, member.state, &member.absence);
+        let leaving = if member.leaving { LEAVING } else { 0 };
+        emit_standing(&mut w, emit_member_state(member.state) | leaving, &member.absence);
         w.string(&member.name);
     }
     w.u32(count(state.volumes.len()));
@@ -53,7 +57,11 @@ pub fn parse_state(bytes: &[u8]) -> Result<State, Malformed> {
     let mut r = Reader::new(bytes);
     let (pool, name) = (r.uuid()?, r.string(NAME_MAX)?);
     let (extent, copies) = (ByteLen(r.u64()?), r.u8()?);
-    let (clean, spreading) = parse_condition(&mut r)?;
+    let condition = r.u8()?;
+    require(condition & !(CLEAN | SPREADING | NUMBERED) == 0)?;
+    let (clean, spreading) = (condition & CLEAN != 0, condition & SPREADING != 0);
+    let (forced, next_volume) = (r.bool()?, r.u32()?);
+    let next_member = if condition & NUMBERED != 0 { Some(MemberId(r.u16()?)) } else { None };
     let mut state = State {
         pool,
         name,
@@ -61,8 +69,9 @@ pub fn parse_state(bytes: &[u8]) -> Result<State, Malformed> {
         copies,
         clean,
         spreading,
-        forced: r.bool()?,
-        next_volume: r.u32()?,
+        forced,
+        next_volume,
+        next_member: MemberId(0),
         lineage: parse_lineage(&mut r)?,
         scrubs: parse_scrubs(&mut r)?,
         members: BTreeMap::new(),
@@ -73,11 +82,15 @@ pub fn parse_state(bytes: &[u8]) -> Result<State, Malformed> {
     for _ in 0..bounded(r.u32()?, MEMBERS_MAX)? {
         let id = MemberId(r.u16()?);
         let (uuid, size, extents) = (r.uuid()?, ByteLen(r.u64()?), r.u32()?);
-        let (standing, absence) = parse_standing(&mut r)?;
-        let member =
-            MemberRecord { uuid, size, extents, state: standing, absence, name: r.string(MEMBER_NAME_MAX)? };
+        let (byte, absence) = parse_standing(&mut r)?;
+        let (state_, leaving) = (parse_member_state(byte & !LEAVING)?, byte & LEAVING != 0);
+        let name = r.string(MEMBER_NAME_MAX)?;
+        let member = MemberRecord { uuid, size, extents, state: state_, leaving, absence, name };
         require(state.members.insert(id, member).is_none())?;
     }
+    let after_last = state.number_after_last();
+    require(next_member.is_none_or(|next| next > after_last))?;
+    state.next_member = next_member.unwrap_or(after_last);
     for _ in 0..bounded(r.u32()?, VOLUMES_MAX)? {
         let id = VolumeId(r.u32()?);
         let volume = parse_volume(&mut r)?;
@@ -98,18 +111,22 @@ fn parse_lineage(r: &mut Reader) -> Result<Vec<Opening>, Malformed> {
     Ok(lineage)
 }
 
-/// Bits of the byte that up to version 4 only said whether the pool is clean.
+/// Bits of the byte that up to version 4 only said whether the pool is clean. The third one, since version 6: the number
+/// of the next member follows, since members with higher numbers than those there are were taken out.
 const CLEAN: u8 = 1;
 const SPREADING: u8 = 2;
+const NUMBERED: u8 = 4;
+
+/// The bit in the byte of a member's state, in a checkpoint, that tells that the member leaves. Since version 6.
+const LEAVING: u8 = 0x80;
 
 fn emit_condition(state: &State) -> u8 {
-    (if state.clean { CLEAN } else { 0 }) | (if state.spreading { SPREADING } else { 0 })
+    let bit = |set: bool, bit: u8| if set { bit } else { 0 };
+    bit(state.clean, CLEAN) | bit(state.spreading, SPREADING) | bit(is_numbered(state), NUMBERED)
 }
 
-fn parse_condition(r: &mut Reader) -> Result<(bool, bool), Malformed> {
-    let bits = r.u8()?;
-    require(bits & !(CLEAN | SPREADING) == 0)?;
-    Ok((bits & CLEAN != 0, bits & SPREADING != 0))
+fn is_numbered(state: &State) -> bool {
+    state.next_member != state.number_after_last()
 }
 
 pub fn emit_changes(changes: &[Change]) -> Vec<u8> {
@@ -138,7 +155,7 @@ fn emit_change(w: &mut Writer, change: &Change) {
         Change::Closed => w.u8(2),
         Change::MemberState { member, state, absence } => {
             w.u8(3).u16(member.0);
-            emit_standing(w, *state, absence);
+            emit_standing(w, emit_member_state(*state), absence);
             w
         }
         Change::MemberNamed { member, name } => w.u8(4).u16(member.0).string(name),
@@ -174,6 +191,8 @@ fn emit_change(w: &mut Writer, change: &Change) {
             w.u8(14).u16(member.0).uuid(*uuid).u64(size.0).u32(*extents).string(name)
         }
         Change::Spreading { going } => w.u8(15).bool(*going),
+        Change::MemberLeaving { member, leaving } => w.u8(16).u16(member.0).bool(*leaving),
+        Change::MemberGone { member } => w.u8(17).u16(member.0),
         Change::VolumeReserved { id, reservations } => {
             w.u8(13).u32(id.0);
             emit_reservations(w, reservations);
@@ -189,7 +208,7 @@ fn parse_change(r: &mut Reader) -> Result<Change, Malformed> {
         3 => {
             let member = MemberId(r.u16()?);
             let (state, absence) = parse_standing(r)?;
-            Change::MemberState { member, state, absence }
+            Change::MemberState { member, state: parse_member_state(state)?, absence }
         }
         4 => Change::MemberNamed { member: MemberId(r.u16()?), name: r.string(MEMBER_NAME_MAX)? },
         5 => Change::VolumeCreated { id: VolumeId(r.u32()?), volume: parse_volume(r)? },
@@ -217,6 +236,8 @@ fn parse_change(r: &mut Reader) -> Result<Change, Malformed> {
             name: r.string(MEMBER_NAME_MAX)?,
         },
         15 => Change::Spreading { going: r.bool()? },
+        16 => Change::MemberLeaving { member: MemberId(r.u16()?), leaving: r.bool()? },
+        17 => Change::MemberGone { member: MemberId(r.u16()?) },
         _ => return Err(Malformed),
     })
 }
@@ -359,13 +380,14 @@ fn parse_copies(r: &mut Reader) -> Result<Copies, Malformed> {
     Ok(copies)
 }
 
-fn emit_standing(w: &mut Writer, state: MemberState, absence: &Absence) {
-    w.u8(emit_member_state(state)).u64(absence.rank.left).u64(absence.rank.kept).u64(absence.epoch);
+fn emit_standing(w: &mut Writer, state: u8, absence: &Absence) {
+    w.u8(state).u64(absence.rank.left).u64(absence.rank.kept).u64(absence.epoch);
     w.bool(absence.whole).bool(absence.dead).u64(absence.since_wall_ns);
 }
 
-fn parse_standing(r: &mut Reader) -> Result<(MemberState, Absence), Malformed> {
-    let state = parse_member_state(r.u8()?)?;
+/// The byte of the state, and the absence.
+fn parse_standing(r: &mut Reader) -> Result<(u8, Absence), Malformed> {
+    let state = r.u8()?;
     let rank = Rank { left: r.u64()?, kept: r.u64()? };
     let (epoch, whole, dead) = (r.u64()?, r.bool()?, r.bool()?);
     Ok((state, Absence { rank, epoch, whole, dead, since_wall_ns: r.u64()? }))
@@ -465,6 +487,7 @@ mod tests {
             size: ByteLen(1 << 30),
             extents: 900,
             state: MemberState::Active,
+            leaving: false,
             absence: Absence::default(),
             name: format!("drive-{n}"),
         };
@@ -479,6 +502,7 @@ mod tests {
             lineage: vec![Opening { mark: 6, sequence: 2 }, Opening { mark: 7, sequence: 9 }],
             scrubs: scrubs(),
             members: (0..3).map(|i| (MemberId(i), member(u128::from(i)))).collect(),
+            next_member: MemberId(3),
             volumes: BTreeMap::from([(VolumeId(0), volume)]),
             next_volume: 1,
         }
@@ -512,8 +536,36 @@ mod tests {
             assert_eq!(parse_state(&emit_state(&state)), Ok(state));
         }
         let mut bytes = emit_state(&sample());
-        bytes[31] = 4;
+        bytes[31] = 8;
         assert_eq!(parse_state(&bytes), Err(Malformed));
+    }
+
+    #[test]
+    fn golden_bytes_of_what_version_6_added() {
+        let leaving = Change::MemberLeaving { member: MemberId(2), leaving: true };
+        let gone = Change::MemberGone { member: MemberId(2) };
+        assert_eq!(emit_changes(&[leaving, gone]), [2, 0, 0, 0, 16, 2, 0, 1, 17, 2, 0]);
+        let before = emit_state(&sample());
+        let mut state = sample();
+        state.members.get_mut(&MemberId(1)).unwrap().leaving = true;
+        let after = emit_state(&state);
+        let changed: Vec<(u8, u8)> =
+            before.iter().zip(&after).filter(|(a, b)| a != b).map(|(a, b)| (*a, *b)).collect();
+        assert_eq!((before.len(), changed), (after.len(), vec![(1, 0x81)]));
+        assert_eq!(parse_state(&after), Ok(state.clone()));
+        // The last one is gone: its number is not given again.
+        state.volumes.clear();
+        state.members.remove(&MemberId(2));
+        let bytes = emit_state(&state);
+        assert_eq!((bytes[31], &bytes[37..39]), (4, &[3, 0][..]));
+        assert_eq!(parse_state(&bytes), Ok(state));
+        let mut low = bytes.clone();
+        low[37] = 2;
+        assert_eq!(
+            parse_state(&low),
+            Err(Malformed),
+            "a number that follows from the members is not written"
+        );
     }
 
     #[test]
@@ -556,6 +608,9 @@ mod tests {
             added(),
             Change::Spreading { going: true },
             Change::Spreading { going: false },
+            Change::MemberLeaving { member: MemberId(1), leaving: true },
+            Change::MemberLeaving { member: MemberId(1), leaving: false },
+            Change::MemberGone { member: MemberId(1) },
         ];
         let bytes = emit_changes(&changes);
         assert_eq!(parse_changes(&bytes), Ok(changes));

@@ -51,6 +51,8 @@ pub struct Votes {
     pub position: Position,
     /// Members of the pool, present or not.
     pub members: usize,
+    /// A member that is removed and not gone: a majority without it is needed, too.
+    pub parting: Option<MemberId>,
     /// The majority was lost: nothing is committed any more.
     pub frozen: bool,
     /// Opened without a majority, by order: the votes present are enough.
@@ -70,6 +72,50 @@ impl Votes {
     pub fn tally(&self) -> Tally {
         let counts = |v: &&Vote| v.alive && (v.voter != Voter::Witness || witness_counts(self.members));
         Tally { present: self.votes.iter().filter(counts).count(), total: votes_of(self.members) }
+    }
+
+    /// The votes without the member that is removed.
+    fn tally_without(&self, parting: MemberId) -> Tally {
+        let members = self.members - 1;
+        let counts = |v: &&Vote| match v.voter {
+            Voter::Member(id) => v.alive && id != parting,
+            Voter::Witness => v.alive && witness_counts(members),
+        };
+        Tally { present: self.votes.iter().filter(counts).count(), total: votes_of(members) }
+    }
+
+    /// Whether what is written to all votes that are alive is done.
+    fn suffice(&self) -> bool {
+        let without = self.parting.map(|id| self.tally_without(id));
+        let enough = |tally: Tally| tally.present > 0 && (tally.is_majority() || self.forced);
+        enough(self.tally()) && without.is_none_or(enough)
+    }
+
+    /// Whether there is a majority without a member.
+    pub fn could_part(&self, member: MemberId) -> Result<(), PoolError> {
+        if self.frozen {
+            return Err(PoolError::Frozen);
+        }
+        match self.tally_without(member).is_majority() {
+            true => Ok(()),
+            false => {
+                Err(PoolError::Invalid("without this drive there would be no majority of votes".to_owned()))
+            }
+        }
+    }
+
+    /// A member is gone: it has no vote in the commit that says so, nor later. What it had is given back for a commit that
+    /// could not be made.
+    pub fn let_go(&mut self, member: MemberId) -> Option<Vote> {
+        let at = self.votes.iter().position(|v| v.voter == Voter::Member(member));
+        (self.members, self.parting) = (self.members - 1, None);
+        at.map(|at| self.votes.remove(at))
+    }
+
+    /// A member is not gone after all.
+    pub fn keep(&mut self, member: MemberId, vote: Option<Vote>) {
+        (self.members, self.parting) = (self.members + 1, Some(member));
+        self.votes.extend(vote);
     }
 
     /// Brings votes that lack the newest commit up to it, before another one is made: otherwise an opening that is
@@ -97,6 +143,9 @@ impl Votes {
 
     /// How long is waited for a vote: shorter where the others are a majority without it.
     fn patience(&self) -> Patience {
+        if self.parting.is_some() {
+            return Patience::Alone;
+        }
         let tally = self.tally();
         let without = Tally { present: tally.present.saturating_sub(1), ..tally };
         let spared = without.present > 0 && (without.is_majority() || self.forced);
@@ -177,8 +226,7 @@ impl Votes {
         }
         self.members = after.members.len();
         self.votes.append(&mut joining);
-        let tally = self.tally();
-        if !(tally.is_majority() || self.forced) {
+        if !self.suffice() {
             self.frozen = true;
             return Err(PoolError::Frozen);
         }
@@ -317,8 +365,7 @@ impl Votes {
                 None => vote.alive = false,
             }
         }
-        let tally = self.tally();
-        if tally.present == 0 || !(tally.is_majority() || self.forced) {
+        if !self.suffice() {
             self.frozen = true;
             return Err(PoolError::Frozen);
         }
@@ -350,6 +397,8 @@ fn grows(change: &Change) -> bool {
         | Change::Closed
         | Change::MemberState { .. }
         | Change::MemberNamed { .. }
+        | Change::MemberLeaving { .. }
+        | Change::MemberGone { .. }
         | Change::Spreading { .. }
         | Change::VolumeRenamed { .. }
         | Change::VolumeDestroyed { .. }

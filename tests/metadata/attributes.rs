@@ -214,7 +214,7 @@ fn a_member_that_was_away_becomes_one_of_version_5_when_it_comes_back() {
 }
 
 /// Wherever the power goes while a pool of version 3 is opened and gets its first reservations, the next opening has all
-/// members in sync, of version 5, and the reservations if they were acknowledged.
+/// members in sync, of the present version, and the reservations if they were acknowledged.
 #[test]
 fn a_power_cut_at_any_change_of_the_first_opening_costs_nothing() {
     let rig = Rig::used(80, 2);

@@ -14,6 +14,7 @@ pub fn drive(name: &str, size: u64, used: u64) -> DriveReport {
         pool: "tank".into(),
         size_bytes: size,
         state: DriveState::Active,
+        leaving: false,
         reason: String::new(),
         rotational: true,
         used_bytes: used,
@@ -185,6 +186,33 @@ fn a_pool_that_grows_is_safe_and_tells_how_far_it_is() {
     );
     pool.drives[1].state = DriveState::Resyncing;
     assert!(pool_screen(&pool, PLAIN).contains("over all drives when every drive is in sync again\n"));
+}
+
+#[test]
+fn a_drive_that_leaves_is_shown_with_its_progress_and_with_what_keeps_it() {
+    let mut pool = healthy();
+    pool.spreading = true;
+    pool.drives[1].leaving = true;
+    pool.work = vec![WorkReport {
+        kind: WorkKind::Leave,
+        done_bytes: 26_600_000_000,
+        total_bytes: 70 * GB,
+        bytes_per_second: 55_000_000,
+    }];
+    let text = pool_screen(&pool, PLAIN);
+    let line = "leaving   [#######.............]  38 %   26.6 GB of 70.0 GB   55.0 MB/s   14 min left\n";
+    assert!(text.contains(line) && text.starts_with("tank      SAFE "), "{text}");
+    assert!(text.contains("  leaving  "), "in its row: {text}");
+    let duty = "do        nothing now: ata-WD5000AAKX_WCC2EK4J can be taken out in 14 min, and stays in use until then\n";
+    assert!(text.contains(duty), "{text}");
+    pool.work.clear();
+    pool.drives[1].reason = "too little space is free for all that lies on it".into();
+    let text = pool_screen(&pool, PLAIN);
+    let waits = "\nleaving   what lies on ata-WD5000AAKX_WCC2EK4J moves to the others while a daemon runs\n";
+    assert!(text.contains(waits), "{text}");
+    let stuck = "do        ata-WD5000AAKX_WCC2EK4J cannot leave: too little space is free for all that lies on it. Add";
+    assert!(text.contains(stuck), "{text}");
+    assert!(text.contains("drystone disk remove ata-WD5000AAKX_WCC2EK4J --cancel\n"), "{text}");
 }
 
 #[test]

@@ -16,6 +16,7 @@ fn member(extents: u32) -> MemberRecord {
         size: ByteLen(u64::from(extents) << 20),
         extents,
         state: MemberState::Active,
+        leaving: false,
         absence: Absence::default(),
         name: String::new(),
     }
@@ -25,7 +26,7 @@ fn id(i: usize) -> MemberId {
     MemberId(u16::try_from(i).unwrap())
 }
 
-fn pool(extents: &[u32]) -> State {
+pub fn pool(extents: &[u32]) -> State {
     State {
         pool: Uuid::nil(),
         name: "tank".to_owned(),
@@ -37,13 +38,14 @@ fn pool(extents: &[u32]) -> State {
         lineage: Vec::new(),
         scrubs: Default::default(),
         members: extents.iter().enumerate().map(|(i, e)| (id(i), member(*e))).collect(),
+        next_member: id(extents.len()),
         volumes: BTreeMap::new(),
         next_volume: 0,
     }
 }
 
 /// A volume of so many slots on the first members, placed as the pool places them.
-fn fill(state: &mut State, copies: u8, slots: u32, on: usize) -> u32 {
+pub fn fill(state: &mut State, copies: u8, slots: u32, on: usize) -> u32 {
     let volume = VolumeRecord {
         uuid: Uuid::nil(),
         name: format!("v{}", state.next_volume),
@@ -266,5 +268,70 @@ proptest! {
             }
         }
         check(state, 1)?;
+    }
+}
+
+/// Some members with volumes of one, two and three copies that fit without the first one.
+fn leaves(state: &mut State, member: usize) {
+    let change = super::super::state::Change::MemberLeaving { member: id(member), leaving: true };
+    state.apply(2, &change).unwrap();
+}
+
+#[test]
+fn what_lies_on_a_member_that_leaves_goes_to_the_new_one_and_nothing_else_is_moved() {
+    let mut state = pool(&[300, 300, 300]);
+    assert_eq!(fill(&mut state, 2, 150, 3), 150);
+    state.members.insert(id(3), member(300));
+    leaves(&mut state, 1);
+    let moves = plan(&state);
+    assert_eq!(moves.len(), 100);
+    assert!(moves.iter().all(|m| (m.from, m.to) == (id(1), id(3))), "{moves:?}");
+    assert!(!is_even(&state));
+    follow(&mut state, &moves).unwrap();
+    assert_eq!((used(&state), to_leave(&state)), (vec![100, 0, 100, 100], 0));
+    assert!(is_even(&state) && plan(&state).is_empty());
+}
+
+#[test]
+fn what_leaves_moves_before_what_only_spreads() {
+    let mut state = pool(&[300, 300, 300]);
+    fill(&mut state, 2, 200, 3);
+    state.members.insert(id(3), member(600));
+    leaves(&mut state, 0);
+    let moves = plan(&state);
+    let first = moves.iter().take_while(|m| m.from == id(0)).count();
+    assert_eq!(u64::try_from(first).unwrap(), to_leave(&state));
+    assert!(moves.len() > first, "the others give to the new one, too");
+    assert_eq!(plan_departures(&state), moves[..first]);
+    follow(&mut state, &moves).unwrap();
+    assert_eq!(used(&state)[0], 0);
+}
+
+proptest! {
+    #[test]
+    fn a_member_that_leaves_has_nothing_in_the_end(
+        extents in prop::collection::vec(5u32..60, 4..8),
+        slots in prop::array::uniform3(0u32..30),
+        leaving in 0usize..4,
+    ) {
+        let mut state = pool(&extents);
+        let members = extents.len();
+        (1u8..).zip(slots).for_each(|(copies, slots)| { fill(&mut state, copies, slots, members); });
+        state.copies = 1;
+        prop_assume!(super::super::leaving::departure(&state, id(leaving)).is_ok());
+        leaves(&mut state, leaving);
+        // One pass after the other, as the pool does it.
+        for _ in 0..6 {
+            let moves = plan(&state);
+            follow(&mut state, &moves)?;
+            if to_leave(&state) == 0 {
+                break;
+            }
+        }
+        prop_assert_eq!(to_leave(&state), 0);
+        let used = used(&state);
+        for (used, extents) in used.iter().zip(&extents) {
+            prop_assert!(*used <= u64::from(*extents), "{:?} of {:?}", used, extents);
+        }
     }
 }

@@ -231,6 +231,7 @@ mod tests {
             size: ByteLen(0),
             extents: 1,
             state: MemberState::Active,
+            leaving: false,
             absence: Absence::default(),
             name: String::new(),
         };

@@ -9,7 +9,7 @@ use super::oracles::{Rotten, Scene, check_extents};
 use super::plan::{Fault, Options, Plan, VolumeSpec};
 use super::report::{Failure, Oracle, Verdict};
 use super::run::Loaded;
-use crate::base::units::ByteLen;
+use crate::base::units::{ByteLen, MemberId};
 use crate::pool::planted::Planted;
 use crate::pool::{OpenPlan, Pool, PoolError, VolumePlan};
 use crate::reactor::Core;
@@ -30,12 +30,18 @@ pub enum Script {
     Rebuild,
     /// A drive is added, and slots are spread over all of them; then everything is scrubbed.
     Add,
+    /// A drive is emptied and taken out; then everything is scrubbed.
+    Remove,
 }
 
-pub const SCRIPTS: [Script; 4] = [Script::Volumes, Script::Resync, Script::Rebuild, Script::Add];
+pub const SCRIPTS: [Script; 5] =
+    [Script::Volumes, Script::Resync, Script::Rebuild, Script::Add, Script::Remove];
 
 /// The drive that a script adds.
 const SPARE: &str = "/dev/s0";
+
+/// The drive that a script takes out.
+const LEAVES: MemberId = MemberId(0);
 
 /// How much of an exhaustive mode is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,10 +57,14 @@ const OTHER: [&str; 2] = ["other", "renamed"];
 const OTHER_SIZES: [ByteLen; 2] = [ByteLen(2 << 20), ByteLen(3 << 20)];
 
 fn machine(seed: u64, drives: usize, copies: u8, rebuild_after: Duration) -> Machine {
+    machine_with(seed, drives, copies, rebuild_after, 1)
+}
+
+fn machine_with(seed: u64, drives: usize, copies: u8, rebuild_after: Duration, spares: usize) -> Machine {
     let volume = VolumeSpec { size: ByteLen(4 << 20), copies, unit: None, checksums: true };
     let plan = Plan {
         drives: vec![DiskShape::flash(ByteLen(72_000_000)); drives],
-        spares: vec![DiskShape::flash(ByteLen(72_000_000))],
+        spares: vec![DiskShape::flash(ByteLen(72_000_000)); spares],
         extent: None,
         cores: 1,
         cache: ByteLen(1 << 20),
@@ -122,7 +132,8 @@ impl Machine {
     /// Opens after the crash, waits until everything is in sync, checks all of it, and closes.
     fn recover_from(&mut self, script: Script, done: usize) -> Verdict {
         self.note_end();
-        if script == Script::Add && done == 0 {
+        // Where the commits are cut off that change who votes; each of them comes before a step has ended.
+        if script == Script::Add && done == 0 || script == Script::Remove && done == 1 {
             self.check_halves()?;
         }
         let life = self.open()?;
@@ -130,6 +141,9 @@ impl Machine {
         check_other(&life.pool, script, done)?;
         if script != Script::Rebuild {
             self.settle(&life)?;
+        }
+        if script == Script::Remove && done > 0 && self.gone.is_empty() {
+            return Err(Failure::new(Oracle::Liveness, "the drive was not taken out"));
         }
         if self.verify_all(&life)?.is_some_and(|unreadable| unreadable > 0) {
             return Err(Failure::new(Oracle::Answers, "some bytes cannot be read"));
@@ -235,6 +249,15 @@ async fn perform(core: &Core, pool: Pool, script: Script, progress: &Progress) -
             }
             pool.scrub(core).await?;
         }
+        Script::Remove => {
+            pool.remove_disk(LEAVES).await?;
+            step();
+            while pool.facts().members.iter().any(|m| m.id == LEAVES) {
+                core.sleep(Duration::from_millis(100)).await;
+            }
+            step();
+            pool.scrub(core).await?;
+        }
         Script::Rebuild => {
             while pool.facts().volumes.iter().any(|v| v.below_promise.0 > 0) {
                 core.sleep(Duration::from_millis(100)).await;
@@ -279,7 +302,8 @@ pub fn crash_everywhere_with(planted: Planted, script: Script, seed: u64, extent
     let rebuild_after = if script == Script::Rebuild { Duration::ZERO } else { Duration::from_secs(600) };
     // Two and a witness have one majority more to lose than three.
     let drives = if script == Script::Add { 2 } else { 3 };
-    let mut machine = machine(seed, drives, 2, rebuild_after);
+    let spares = usize::from(script != Script::Remove);
+    let mut machine = machine_with(seed, drives, 2, rebuild_after, spares);
     machine.options.planted = planted;
     machine.set_stage(script)?;
     let (scene, model) = (machine.scene(), machine.field.model.borrow().clone());

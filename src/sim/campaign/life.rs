@@ -57,6 +57,10 @@ pub struct Machine {
     pub pool: Option<uuid::Uuid>,
     /// Members that were given up as dead: they are taken away for good.
     pub dead: BTreeSet<usize>,
+    /// Those that are members no more, and are taken away, too.
+    pub gone: BTreeSet<usize>,
+    /// Decides who is taken out; of its own, so that runs without that are as they were.
+    pub removals: Prng,
     /// An operator changes the set of volumes in this run.
     pub plan_had_operator: bool,
 }
@@ -102,6 +106,8 @@ impl Machine {
             members,
             spares,
             dead: BTreeSet::new(),
+            gone: BTreeSet::new(),
+            removals: Prng::from_seed(seed ^ 0xca3b_a160_0000_0007),
             plan_had_operator: had_operator,
             strangers: Vec::new(),
             memories: Vec::new(),
@@ -161,6 +167,16 @@ impl Machine {
     /// The witness, unless it is lost.
     pub fn witness(&self) -> Option<DiskHandle> {
         self.pool.and_then(|pool| self.world.find_disk(witness_path(Path::new(WITNESS_FOLDER), pool)))
+    }
+
+    /// How many members there are, present or not.
+    pub fn members_now(&self) -> usize {
+        self.disks.len() - self.gone.len()
+    }
+
+    /// Whether the votes may be others than the last opening told: somebody is taken out, or said to be dead.
+    pub fn votes_may_change(&self) -> bool {
+        self.field.parting.get() || self.dead.iter().any(|index| !self.gone.contains(index))
     }
 
     pub fn plugged(&self) -> usize {
@@ -254,8 +270,11 @@ impl Machine {
                     return Ok(*life);
                 }
                 Attempt::Refused(error) => {
-                    let what =
-                        format!("{} of {} drives are there, but: {error}", self.plugged(), self.disks.len());
+                    let what = format!(
+                        "{} of {} drives are there, but: {error}",
+                        self.plugged(),
+                        self.members_now()
+                    );
                     return Err(Failure::new(Oracle::Quorum, what));
                 }
                 Attempt::Crashed => {

@@ -109,17 +109,23 @@ impl Machine {
     }
 
     pub fn any_disk(&mut self) -> usize {
-        usize::try_from(self.prng.below(self.disks.len() as u64)).expect("a list's index") // widening
+        let here: Vec<usize> = (0..self.disks.len()).filter(|i| !self.gone.contains(i)).collect();
+        pick(&mut self.prng, &here)
     }
 
     /// A member that may miss something without harm to any mirrored volume, or to the majority.
     pub fn expendable(&mut self) -> Option<usize> {
-        let total = votes_of(self.disks.len());
         let spare = if self.plan.has(Fault::Beyond) { usize::MAX } else { self.plan.spare() };
         let index = self.any_disk();
         let after = self.touched.len() + usize::from(!self.touched.contains(&index));
-        let silent = usize::from(self.witness_lost && witness_counts(self.disks.len()));
-        let majority = 2 * (total - after - silent) > total;
+        // Whoever is taken out takes a vote along at some time.
+        let members = self.members_now();
+        let fewer = usize::from(self.votes_may_change()).min(members - 1);
+        let majority = (members - fewer..=members).all(|members| {
+            let (total, silent) =
+                (votes_of(members), usize::from(self.witness_lost && witness_counts(members)));
+            2 * total.saturating_sub(after + silent) > total
+        });
         // What lay on a drive that was rebuilt has all its copies elsewhere.
         let lacking = after - self.rebuilt.iter().filter(|i| **i != index).count();
         (lacking <= spare && majority).then_some(index)
@@ -259,7 +265,7 @@ impl Machine {
         for number in 0..most {
             self.take_dead_away(&life.pool);
             if let Some(index) = before {
-                if self.dead.contains(&index) {
+                if self.dead.contains(&index) || self.gone.contains(&index) {
                     return Ok(true);
                 }
                 let id = MemberId(u16::try_from(index).expect("5 at most"));
@@ -343,7 +349,8 @@ impl Machine {
             self.turn_back_time();
         }
         for index in 0..self.disks.len() {
-            if !self.disk(index).is_plugged() && !self.dead.contains(&index) && self.prng.chance(700) {
+            let away = !self.disk(index).is_plugged() && !self.gone.contains(&index);
+            if away && !self.dead.contains(&index) && self.prng.chance(700) {
                 self.step(format!("drive {index} is back"));
                 self.disk(index).plug();
             }
@@ -360,13 +367,14 @@ impl Machine {
             self.forget_unflushed();
         }
         // A fault that was ordered and did not happen yet may still meet what has one copy only.
-        let away = self.plugged() < self.disks.len() || !self.touched.is_empty();
+        let away = self.plugged() < self.members_now() || !self.touched.is_empty();
         self.expect_failures(away);
     }
 
     /// Takes drives away until there is no majority; gives them.
     pub fn take_majority(&mut self) -> Vec<usize> {
-        let (total, witness) = (votes_of(self.disks.len()), usize::from(witness_counts(self.disks.len())));
+        let members = self.members_now();
+        let (total, witness) = (votes_of(members), usize::from(witness_counts(members)));
         let there: Vec<usize> = (0..self.disks.len()).filter(|i| self.disk(*i).is_plugged()).collect();
         let mut taken = Vec::new();
         for index in there {

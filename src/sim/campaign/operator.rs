@@ -1,5 +1,5 @@
-//! The operator: makes, grows, renames and destroys volumes, begins scrubs, gives up drives and adds others, while clients
-//! work.
+//! The operator: makes, grows, renames and destroys volumes, begins scrubs, gives up drives, adds others, takes some out and
+//! replaces some, while clients work.
 //!
 //! What was answered is in the ledger for good. Volumes of the operator have numbers of their own in the model, each
 //! one a new number, so that what an extent held for another volume would be seen. They are used from the home core.
@@ -12,7 +12,7 @@ use super::report::{Failure, Oracle, Verdict};
 use super::workload::{Field, request};
 use crate::base::prng::Prng;
 use crate::base::units::{ByteLen, MemberId};
-use crate::pool::state::MemberState;
+use crate::pool::state::{MemberRecord, MemberState};
 use crate::pool::{Pool, PoolError, VolumePlan};
 use crate::reactor::Core;
 use crate::reactor::sync::lock;
@@ -49,6 +49,26 @@ struct Operator {
     /// Drives to be added, and before which step.
     adds: Vec<PathBuf>,
     adds_at: u64,
+    /// What he takes out, and before which step.
+    removal: Option<Removal>,
+    replacement: Option<PathBuf>,
+}
+
+/// A drive that is taken out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Removal {
+    at: u64,
+    member: MemberId,
+    how: How,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum How {
+    Remove,
+    /// It stays after all, after so long.
+    Keep(Duration),
+    /// A spare drive comes in its place.
+    Replace,
 }
 
 impl Machine {
@@ -64,6 +84,8 @@ impl Machine {
         done.set(false);
         let steps = 1 + self.prng.below(10);
         let (adds, adds_at) = self.draw_additions(steps);
+        let removal = self.draw_removal(steps, adds.is_empty());
+        let replacement = removal.filter(|r| r.how == How::Replace).map(|_| self.spares[0].0.clone());
         let operator = Operator {
             field: self.field.clone(),
             pool: life.pool.clone(),
@@ -74,6 +96,8 @@ impl Machine {
             gives_up: self.plan.is_mirrored() && !self.plan.has(Fault::Beyond),
             adds,
             adds_at,
+            removal,
+            replacement,
         };
         self.step(format!("an operator does {steps} things"));
         let ended = done.clone();
@@ -97,6 +121,24 @@ impl Machine {
         (paths, self.prng.below(steps))
     }
 
+    /// A drive that he takes out, and how; one in whose place another comes needs a spare.
+    fn draw_removal(&mut self, steps: u64, has_spare: bool) -> Option<Removal> {
+        let prng = &mut self.removals;
+        if !prng.chance(350) {
+            return None;
+        }
+        let here: Vec<usize> = (0..self.disks.len()).filter(|i| !self.gone.contains(i)).collect();
+        let member = MemberId(u16::try_from(pick(prng, &here)).expect("a few"));
+        let how = match prng.below(4) {
+            0 => How::Keep(Duration::from_millis(prng.below(2000))),
+            1 if has_spare && !self.spares.is_empty() => How::Replace,
+            _ => How::Remove,
+        };
+        let removal = Removal { at: prng.below(steps), member, how };
+        self.step(format!("he takes one out: {removal:?}"));
+        Some(removal)
+    }
+
     /// What the operator was told to have added.
     pub fn meet_joined(&mut self) {
         let joined = self.field.joined.take();
@@ -115,7 +157,7 @@ impl Machine {
 
     /// Volumes that bear as much as those of the plan do.
     fn spec_of_operator(&mut self) -> VolumeSpec {
-        let drives = u8::try_from(self.disks.len()).expect("a few");
+        let drives = u8::try_from(self.members_now()).expect("a few");
         let copies = u8::try_from(self.plan.spare() + 1).expect("3 at most").min(drives);
         let marked = copies == 1 || self.plan.volumes.iter().all(|v| v.checksums);
         VolumeSpec {
@@ -139,6 +181,25 @@ impl Machine {
                 self.disk(index).unplug();
             }
         }
+        self.take_gone_away(&members);
+    }
+
+    /// Drives that were taken out are free: nobody leaves them where they were.
+    fn take_gone_away(&mut self, members: &BTreeMap<MemberId, MemberRecord>) {
+        for index in 0..self.disks.len() {
+            let id = MemberId(u16::try_from(index).expect("a few"));
+            if !members.contains_key(&id) && self.gone.insert(index) {
+                self.step(format!("drive {index} is gone"));
+                self.field.counts.borrow_mut().taken_out += 1;
+                self.touched.remove(&index);
+                self.rebuilt.remove(&index);
+                if self.disk(index).is_plugged() {
+                    self.disk(index).unplug();
+                }
+            }
+        }
+        let parting = members.values().any(|m| m.leaving || m.state == MemberState::Removed);
+        self.field.parting.set(parting);
     }
 
     /// After an opening: the volumes are those of the ledger.
@@ -158,6 +219,11 @@ impl Machine {
 impl Operator {
     async fn work(mut self, steps: u64) {
         for step in 0..steps {
+            if let Some(removal) = self.removal.take_if(|removal| removal.at == step)
+                && let Err(failure) = self.take_out(removal).await
+            {
+                self.field.fail(failure);
+            }
             if step == self.adds_at
                 && !self.adds.is_empty()
                 && let Err(failure) = self.add().await
@@ -209,6 +275,48 @@ impl Operator {
             }
         }
         Ok(())
+    }
+
+    /// A drive is to leave. What is not answered, or fails with the majority, is known after the next opening.
+    async fn take_out(&mut self, Removal { member, how, .. }: Removal) -> Verdict {
+        let left = lock(&self.pool.shared().live).state.members.len().saturating_sub(1);
+        if left < usize::from(self.spec.copies) && how != How::Replace {
+            return Ok(());
+        }
+        self.field.counts.borrow_mut().operations += 1;
+        self.field.parting.set(true);
+        let begun = match how {
+            How::Replace => return self.replace(member).await,
+            How::Remove | How::Keep(_) => self.pool.remove_disk(member).await,
+        };
+        if let (Ok(()), How::Keep(after)) = (&begun, how) {
+            self.core.sleep(after).await;
+            // It may be gone by then, which is a reason to refuse.
+            let _ = self.pool.keep_disk(member).await;
+        }
+        self.judge_removal(begun)
+    }
+
+    async fn replace(&mut self, member: MemberId) -> Verdict {
+        let Some(path) = self.replacement.take() else { return Ok(()) };
+        let name = path.display().to_string();
+        self.field.joining.set(true);
+        let replaced = self.pool.replace_disk(&self.core, member, &(path.clone(), name)).await;
+        self.field.joining.set(matches!(replaced, Err(PoolError::Frozen)));
+        if replaced.is_ok() {
+            self.field.joined.borrow_mut().push(path);
+        }
+        self.judge_removal(replaced)
+    }
+
+    /// Who has to stay stays: too few others, one out of sync, no majority without it.
+    fn judge_removal(&self, result: Result<(), PoolError>) -> Verdict {
+        match result {
+            Ok(()) | Err(PoolError::TooFewWithout { .. } | PoolError::NotWhole { .. }) => Ok(()),
+            Err(PoolError::Invalid(_)) => Ok(()),
+            Err(_) if self.field.may_lack_space.get() => Ok(()),
+            Err(error) => Err(Failure::new(Oracle::Answers, format!("a drive was not taken out: {error}"))),
+        }
     }
 
     /// The numbers of the volumes that are not of the plan.

@@ -10,13 +10,13 @@ use crate::pool::Pool;
 use crate::pool::balance::is_even;
 use crate::pool::member::Member;
 use crate::pool::quorum::witness_counts;
-use crate::pool::report::PoolFacts;
+use crate::pool::report::{MemberFacts, PoolFacts};
 use crate::pool::shared::Shared;
 use crate::pool::state::{FreeExtents, MemberState};
 use crate::pool::verdict::Findings;
 use crate::reactor::sync::lock;
 use crate::sim::{DiskShape, Image, Stop};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -84,7 +84,7 @@ impl Machine {
     pub fn settle(&mut self, life: &Life) -> Verdict {
         let plugged: Vec<usize> = (0..self.disks.len()).filter(|i| self.disk(*i).is_plugged()).collect();
         // What a drive lacks may be on one that is away.
-        if self.plan.has(Fault::Beyond) && plugged.len() < self.disks.len() {
+        if self.plan.has(Fault::Beyond) && plugged.len() < self.members_now() {
             return Ok(());
         }
         let shared = life.pool.shared();
@@ -99,7 +99,9 @@ impl Machine {
             return Ok(());
         }
         let id = |i: &usize| MemberId(u16::try_from(*i).expect("5 at most"));
-        let in_sync = || plugged.iter().all(|i| shared.member(id(i)).is_in_sync());
+        let members = || shared.members.load();
+        // Whoever was taken out meanwhile is not waited for.
+        let in_sync = || plugged.iter().all(|i| members().get(&id(i)).is_none_or(|m| m.is_in_sync()));
         match self.world.run(&life.process.cores, LIMIT, in_sync) {
             Ok(()) => {}
             Err(stop) => {
@@ -115,7 +117,9 @@ impl Machine {
         self.rebuilt.retain(|i| self.touched.contains(i));
         self.step("in sync");
         self.await_rebuild(life)?;
-        self.await_spread(life)
+        self.await_spread(life)?;
+        self.take_dead_away(&life.pool);
+        Ok(())
     }
 
     /// What lay on drives that stay away gets its copies elsewhere, if there is room; more may be lost then.
@@ -200,7 +204,8 @@ impl Machine {
             let index = usize::from(member.id.0);
             // After openings that were cut off one by one, a member may be brought up to date that lacks nothing.
             let needless = member.state == MemberState::Resyncing && self.openings_are_cut_off;
-            if !member.in_sync && !self.touched.contains(&index) && !needless {
+            let removed = member.state == MemberState::Removed;
+            if !member.in_sync && !self.touched.contains(&index) && !needless && !removed {
                 let what = format!("drive {index} is {:?}: {}", member.state, member.reason);
                 return Err(Failure::new(Oracle::Membership, what));
             }
@@ -244,7 +249,7 @@ impl Machine {
     pub fn remove_in_turn(&mut self, life: Life) -> Verdict {
         let facts = life.pool.facts();
         // A witness that was lost has no vote before the next opening.
-        if self.witness_lost || self.field.joining.get() {
+        if self.witness_lost || self.field.joining.get() || is_parting(&facts) {
             self.world.power_cut();
             self.end(life)?;
             self.note_end();
@@ -263,7 +268,7 @@ impl Machine {
             self.step(format!("drive {index} is removed"));
             self.disk(index).unplug();
             // Where it has no vote, the state folder may be lost with it: what was acknowledged is on the drives.
-            if !witness_counts(self.disks.len()) && self.witness().is_some() && self.prng.chance(500) {
+            if !witness_counts(self.members_now()) && self.witness().is_some() && self.prng.chance(500) {
                 self.step("the witness is lost with it");
                 self.world.remove_disk(self.witness_path());
             }
@@ -284,12 +289,17 @@ impl Machine {
     pub fn scene(&self) -> Scene {
         let members = (0..self.disks.len()).map(|i| self.disk(i).snapshot()).collect();
         let spares = self.spares.iter().map(|(_, disk)| disk.snapshot()).collect();
-        Scene { members, spares, witness: self.witness().map(|w| w.snapshot()) }
+        let (gone, witness) = (self.gone.clone(), self.witness().map(|w| w.snapshot()));
+        Scene { members, spares, gone, witness }
     }
 
     /// Puts the content back. Nothing runs.
     pub fn set_scene(&mut self, scene: &Scene) {
         (scene.members.len()..self.disks.len()).for_each(|_| self.unjoin());
+        for index in self.gone.difference(&scene.gone).filter(|i| **i < self.disks.len()) {
+            self.disk(*index).plug();
+        }
+        self.gone.clone_from(&scene.gone);
         scene.members.iter().enumerate().for_each(|(i, image)| self.disk(i).restore(image));
         self.spares.iter().zip(&scene.spares).for_each(|((_, disk), image)| disk.restore(image));
         match (self.witness(), &scene.witness) {
@@ -304,7 +314,7 @@ impl Machine {
 
     fn look_without(&mut self, index: usize, before: &PoolFacts, returned: bool) -> Verdict {
         self.field.counts.borrow_mut().members_removed += 1;
-        if 2 * (self.plugged() + 1) <= self.disks.len() + 1 {
+        if 2 * (self.plugged() + 1) <= self.members_now() + 1 {
             return self.open_in_vain();
         }
         let recoveries = std::mem::take(&mut self.plan.faults);
@@ -341,6 +351,7 @@ impl Machine {
 pub struct Scene {
     members: Vec<Image>,
     spares: Vec<Image>,
+    gone: BTreeSet<usize>,
     witness: Option<Image>,
 }
 
@@ -354,6 +365,13 @@ fn is_rebuilt(shared: &Shared) -> bool {
     let slots = live.state.volumes.values().flat_map(|v| v.slots.values());
     let mut lacking = slots.filter(|s| s.copies.iter().any(|c| gone(c.member)));
     lacking.all(|s| shared.authorities(&s.copies).is_empty())
+}
+
+/// Whether a commit may be under way that takes a vote away: a member that is to go has nothing any more.
+fn is_parting(facts: &PoolFacts) -> bool {
+    let goes = |m: &MemberFacts| m.leaving || facts.state.members[&m.id].absence.dead;
+    let removed = |m: &MemberFacts| m.state == MemberState::Removed;
+    facts.members.iter().any(|m| removed(m) || goes(m) && m.used.0 == 0)
 }
 
 /// Whether every slot of a volume has a copy that can be read.

@@ -87,6 +87,8 @@ pub struct Counts {
     pub members_removed: u64,
     /// Times that all copies of drives that stayed away were made anew.
     pub rebuilt: u64,
+    /// Members taken out of the pool.
+    pub taken_out: u64,
     /// Slots were spread over drives that had been added.
     pub spread: u64,
     pub connections: u64,
@@ -108,6 +110,7 @@ impl std::ops::AddAssign for Counts {
         self.members_removed += other.members_removed;
         self.rebuilt += other.rebuilt;
         self.spread += other.spread;
+        self.taken_out += other.taken_out;
         self.connections += other.connections;
         self.connections_lost += other.connections_lost;
         self.outcomes_unknown += other.outcomes_unknown;
@@ -119,7 +122,7 @@ impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} requests ({} failed), {} crashes ({} during recovery), {} members lost, {} removed in turn, {} rebuilt, {} spread, {} connections ({} lost, {} outcomes unknown), {} operations, {} sectors judged",
+            "{} requests ({} failed), {} crashes ({} during recovery), {} members lost, {} removed in turn, {} rebuilt, {} spread, {} taken out, {} connections ({} lost, {} outcomes unknown), {} operations, {} sectors judged",
             self.requests,
             self.failed_requests,
             self.crashes,
@@ -128,6 +131,7 @@ impl fmt::Display for Counts {
             self.members_removed,
             self.rebuilt,
             self.spread,
+            self.taken_out,
             self.connections,
             self.connections_lost,
             self.outcomes_unknown,

@@ -212,7 +212,7 @@ impl Machine {
 
     fn reopen(&mut self) -> Verdict<Life> {
         // Who is a member tells the next opening.
-        let joining = self.field.joining.take();
+        let joining = self.field.joining.take() || self.votes_may_change();
         if !joining && self.draws(Fault::Minority, 150) {
             let taken = self.take_majority();
             self.step(format!("without drives {taken:?} there is no majority"));
@@ -251,7 +251,7 @@ impl Machine {
 
     /// Heals everything, closes, damages one copy where checksums see it, and looks once more.
     fn finish(&mut self, life: Life) -> Verdict {
-        let alive = (0..self.disks.len()).filter(|i| !self.dead.contains(i));
+        let alive = (0..self.disks.len()).filter(|i| !self.dead.contains(i) && !self.gone.contains(i));
         alive.for_each(|i| self.disk(i).heal());
         let life = self.restart(life)?;
         self.settle(&life)?;
@@ -273,7 +273,7 @@ impl Machine {
             return Ok(life);
         }
         self.remove_in_turn(life)?;
-        let alive = (0..self.disks.len()).filter(|i| !self.dead.contains(i));
+        let alive = (0..self.disks.len()).filter(|i| !self.dead.contains(i) && !self.gone.contains(i));
         alive.for_each(|i| self.disk(i).plug());
         let life = self.open()?;
         self.settle(&life)?;

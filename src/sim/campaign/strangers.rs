@@ -70,7 +70,7 @@ impl Machine {
     /// While one drive is removed, one that was away may be there: it missed what the removed one has.
     pub fn return_alone(&mut self, removed: usize) -> Vec<usize> {
         let away = (0..self.disks.len()).filter(|i| !self.disk(*i).is_plugged() && !self.dead.contains(i));
-        let away: Vec<usize> = away.collect();
+        let away: Vec<usize> = away.filter(|i| !self.gone.contains(i)).collect();
         let mut back = Vec::new();
         for index in away.into_iter().filter(|i| *i != removed) {
             if self.prng.chance(600) {
@@ -148,7 +148,7 @@ impl Machine {
     /// R22, R23: one drive is used by order while the others are used without it, each long enough to serve. Then all
     /// are there, and neither is believed; afterwards that one is as it was before.
     fn use_other_half(&mut self) -> Verdict {
-        let whole = self.touched.is_empty() && !self.witness_lost && self.plugged() == self.disks.len();
+        let whole = self.touched.is_empty() && !self.witness_lost && self.plugged() == self.members_now();
         let Some(index) = self.expendable().filter(|_| whole) else { return Ok(()) };
         self.touch(index);
         self.step(format!("drive {index} is absent, and later it is used by order"));
@@ -183,7 +183,8 @@ impl Machine {
                 Attempt::Crashed => return Err(Failure::new(Oracle::Liveness, "crashed without an order")),
             }
         }
-        (0..self.disks.len()).for_each(|i| self.disk(i).plug());
+        let members = (0..self.disks.len()).filter(|i| !self.gone.contains(i));
+        members.for_each(|i| self.disk(i).plug());
         let witness = witness_path(Path::new(OTHER_FOLDER), self.pool.expect("the pool was made"));
         if self.world.find_disk(&witness).is_some() {
             self.world.remove_disk(&witness);
@@ -222,7 +223,7 @@ impl Machine {
 
     /// The state folder is lost, or put back from an old copy.
     fn lose_witness(&mut self) {
-        if !self.touched.is_empty() || self.plugged() < self.disks.len() {
+        if !self.touched.is_empty() || self.plugged() < self.members_now() {
             return;
         }
         let Some(witness) = self.witness() else { return };

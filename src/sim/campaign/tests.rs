@@ -78,6 +78,11 @@ fn r33_r34_a_crash_at_any_change_while_a_drive_is_added_and_slots_are_spread_and
 }
 
 #[test]
+fn r33_r34_a_crash_at_any_change_while_a_drive_is_taken_out_and_again_in_recovery() {
+    complete(exhaustive::crash_everywhere(Script::Remove, 1, Extent::Quick));
+}
+
+#[test]
 fn r36_r38_any_single_operation_may_fail_and_no_request_notices() {
     complete(exhaustive::fail_everywhere(1));
 }

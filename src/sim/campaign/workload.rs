@@ -44,6 +44,8 @@ pub struct Field {
     pub joined: RefCell<Vec<PathBuf>>,
     /// He adds some, or has got no answer: they are in the pool or not.
     pub joining: Cell<bool>,
+    /// A drive is being taken out.
+    pub parting: Cell<bool>,
 }
 
 impl Field {
@@ -61,6 +63,7 @@ impl Field {
             beyond,
             joined: RefCell::default(),
             joining: Cell::new(false),
+            parting: Cell::new(false),
         }
     }
 

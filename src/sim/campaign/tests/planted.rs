@@ -89,16 +89,31 @@ found! {
     r24_drives_whose_end_is_gone HollowBelieved 95,
     r36_copies_that_move_beside_others MoveBesideCopy 11,
     r34_moves_that_are_not_committed MoveNotCommitted 5,
+    r34_slots_that_come_to_a_drive_that_leaves LeavingGetsSlots 103,
 }
 
 /// Found by a crash at every change of an addition, and of the halves that are left one by one.
 const BY_CRASHES: &[Planted] = &[Planted::NewVotesFirst, Planted::NamedAfterJoining];
+
+/// Found by the same for a drive that is taken out.
+const BY_CRASHES_OF_REMOVALS: &[Planted] = &[Planted::PartedAtOnce, Planted::VoteBeforeData];
 
 #[test]
 fn r22_r33_additions_that_a_crash_leaves_in_pieces() {
     for bug in BY_CRASHES {
         let found = crash_everywhere_with(*bug, Script::Add, 1, Extent::Quick);
         println!("{bug:?}: {}", found.expect_err("it is found"));
+    }
+}
+
+#[test]
+fn r22_r33_removals_that_a_crash_leaves_in_pieces() {
+    for bug in BY_CRASHES_OF_REMOVALS {
+        // What the program notices by itself ends it.
+        match std::panic::catch_unwind(|| crash_everywhere_with(*bug, Script::Remove, 1, Extent::Quick)) {
+            Ok(found) => println!("{bug:?}: {}", found.expect_err("it is found")),
+            Err(_) => println!("{bug:?}: the program noticed it"),
+        }
     }
 }
 
@@ -113,7 +128,9 @@ const BY_TOOL_ONLY: &[Planted] = &[
 
 #[test]
 fn every_bug_is_looked_for() {
-    let known = |bug: &Planted| [TESTED, BY_CRASHES, BY_TOOL_ONLY].iter().any(|list| list.contains(bug));
+    let known = |bug: &Planted| {
+        [TESTED, BY_CRASHES, BY_CRASHES_OF_REMOVALS, BY_TOOL_ONLY].iter().any(|list| list.contains(bug))
+    };
     let missing: Vec<&Planted> = BUGS.iter().filter(|bug| !known(bug)).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
