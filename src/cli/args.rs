@@ -210,6 +210,16 @@ pub enum VolumeCommand {
         #[arg(long, value_name = "SIZE", value_parser = parse_size)]
         size: ByteLen,
     },
+    /// Make a volume smaller, while nobody has it attached
+    Shrink {
+        volume: String,
+        /// The new size
+        #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+        size: ByteLen,
+        /// Answer the question that is asked before data is given up
+        #[arg(long)]
+        yes: bool,
+    },
     /// Give a volume another name
     Rename {
         volume: String,

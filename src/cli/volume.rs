@@ -7,6 +7,8 @@ use super::salvage;
 use super::session::Session;
 use super::words::{Side, bytes, count, table};
 use crate::base::limits::LBA_BYTES_DEFAULT;
+use crate::base::size::show_size;
+use crate::base::units::ByteLen;
 use crate::control::api::{Request, VolumeCreate, VolumeReport};
 
 pub fn run(session: &Session, command: &VolumeCommand) -> Result<Exit, Ended> {
@@ -18,6 +20,7 @@ pub fn run(session: &Session, command: &VolumeCommand) -> Result<Exit, Ended> {
             session.change(&Request::VolumeGrow { volume: volume.clone(), size_bytes: size.0 })?;
             session.screen.say("then on the client: reconnect, and resize2fs or xfs_growfs");
         }
+        VolumeCommand::Shrink { volume, size, yes } => shrink(session, volume, *size, *yes)?,
         VolumeCommand::Rename { volume, name } => {
             session.change(&Request::VolumeRename { volume: volume.clone(), name: name.clone() })?;
         }
@@ -145,6 +148,18 @@ fn gone_lines(volume: &VolumeReport) -> String {
         text += &format!("  and more: drystone volume show {} --json\n", volume.name);
     }
     text + "It is all there again when a drive that has it is connected again (drystone status names them).\n"
+}
+
+/// Asks only where something would be lost.
+fn shrink(session: &Session, name: &str, size: ByteLen, yes: bool) -> Result<(), Ended> {
+    let request = |give_up| Request::VolumeShrink { volume: name.to_owned(), size_bytes: size.0, give_up };
+    let refused = match session.change(&request(false)) {
+        Err(ended) if ended.failure.code == "DATA_BEYOND" => ended,
+        other => return other,
+    };
+    let loss = format!("{}; all of it beyond {} is given up.", refused.failure.message, show_size(size));
+    confirm(session, &loss, name, yes, Unasked::Refuse)?;
+    session.change(&request(true))
 }
 
 fn destroy(session: &Session, name: &str, yes: bool) -> Result<(), Ended> {

@@ -66,6 +66,12 @@ pub enum Request {
         volume: String,
         size_bytes: u64,
     },
+    /// Refused where something is stored beyond the new end, unless `give_up` is set.
+    VolumeShrink {
+        volume: String,
+        size_bytes: u64,
+        give_up: bool,
+    },
     VolumeRename {
         volume: String,
         name: String,
@@ -105,6 +111,7 @@ impl Request {
             | Request::PoolDestroy { .. }
             | Request::VolumeCreate(_)
             | Request::VolumeGrow { .. }
+            | Request::VolumeShrink { .. }
             | Request::VolumeRename { .. }
             | Request::VolumeDestroy { .. }
             | Request::BenchBegin { .. }

@@ -47,6 +47,9 @@ pub fn pool_failure(error: &PoolError) -> Failure {
         PoolError::NoRoomWithout { short, .. } => Failure::unchanged("NO_ROOM", text)
             .with(format!("{} would have no place", show_size(*short)))
             .with("add a drive first: drystone disk add DISK, or give space back: drystone volume destroy VOLUME"),
+        PoolError::DataBeyond { .. } => Failure::refused("DATA_BEYOND", text)
+            .with("make the file system in it smaller first (resize2fs; xfs cannot), and let it discard what it freed (fstrim)")
+            .with("what lies beyond is not needed? add --yes: it is discarded"),
         PoolError::Invalid(_) => Failure::refused("INVALID", text),
         PoolError::NoVolume(_) => Failure::failed("NO_VOLUME", text).with("drystone volume list"),
         PoolError::VolumeExists(_) => Failure::refused("VOLUME_EXISTS", text),

@@ -207,6 +207,9 @@ impl Service {
             Request::DiskDead { disk } => self.declare_dead(&disk).await?,
             Request::VolumeCreate(create) => self.create_volume(create).await?,
             Request::VolumeGrow { volume, size_bytes } => self.grow(&volume, ByteLen(size_bytes)).await?,
+            Request::VolumeShrink { volume, size_bytes, give_up } => {
+                self.shrink(&volume, ByteLen(size_bytes), give_up).await?
+            }
             Request::VolumeRename { volume, name } => self.rename(&volume, &name).await?,
             Request::VolumeDestroy { volume } => self.destroy_volume(&volume).await?,
             Request::BenchBegin { size_bytes } => return self.begin_bench(from, ByteLen(size_bytes)),
@@ -491,10 +494,20 @@ impl Service {
 
     async fn grow(&self, name: &str, size: ByteLen) -> Result<String, Failure> {
         let open = self.pool_of(name)?;
-        open.pool.grow_volume(name, size).await.map_err(|e| pool_failure(&e))?;
+        open.pool.grow_volume(&self.core, name, size).await.map_err(|e| pool_failure(&e))?;
         self.catalog.note_change();
         let seen = "NVMe hosts see it at once, NBD clients when they attach again";
         Ok(format!("volume {name}: {}; {seen}", show_size(size)))
+    }
+
+    async fn shrink(&self, name: &str, size: ByteLen, give_up: bool) -> Result<String, Failure> {
+        let open = self.pool_of(name)?;
+        // Who has it attached goes by its size.
+        self.refuse_if_connected(name)?;
+        let shrunk = open.pool.shrink_volume(&self.core, name, size, give_up).await;
+        shrunk.map_err(|e| pool_failure(&e))?;
+        self.catalog.note_change();
+        Ok(format!("volume {name}: {}; what lay beyond is gone, and its space is free", show_size(size)))
     }
 
     async fn rename(&self, name: &str, to: &str) -> Result<String, Failure> {

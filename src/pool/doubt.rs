@@ -49,7 +49,7 @@ fn place_of(change: &Change) -> Option<(VolumeId, Option<SlotIndex>)> {
         | Change::MemberGone { .. }
         | Change::Spreading { .. }
         | Change::VolumeCreated { .. }
-        | Change::VolumeGrown { .. }
+        | Change::VolumeResized { .. }
         | Change::VolumeRenamed { .. }
         | Change::VolumeReserved { .. }
         | Change::SlotAllocated { .. }

@@ -51,6 +51,8 @@ pub enum PoolError {
         show_size(*held), show_size(*fits)
     )]
     NoRoomWithout { name: String, held: ByteLen, fits: ByteLen, short: ByteLen },
+    #[error("volume {name} has data up to {} bytes", end.0)]
+    DataBeyond { name: String, end: ByteLen },
     #[error("{0}")]
     Invalid(String),
     #[error("there is no volume named {0}")]

@@ -28,7 +28,7 @@ use super::shared::Shared;
 use super::state::{Absence, Change, FreeExtents, MemberState, Rank, Scrubs, State, VolumeRecord};
 use super::volume::PoolVolume;
 use super::votes::{Committed, LOG_FULL, Votes};
-use crate::base::limits::DIRTY_REGIONS_MAX;
+use crate::base::limits::{COLUMNS_MAX, DIRTY_REGIONS_MAX};
 use crate::base::units::{ByteLen, MemberId, SlotIndex, Span, VolumeId};
 use crate::block::{ReservationError, Status};
 use crate::disk::{Patience, in_words};
@@ -151,9 +151,23 @@ pub enum HomeRequest {
 /// A change of the set of volumes, checked by whoever asks.
 pub enum VolumeChange {
     Create(Box<VolumeRecord>),
-    Grow { id: VolumeId, size: ByteLen, columns: u32 },
-    Rename { id: VolumeId, name: String },
-    Destroy { id: VolumeId },
+    Grow {
+        id: VolumeId,
+        size: ByteLen,
+        columns: u32,
+    },
+    /// Nothing is allocated beyond the new end.
+    Shrink {
+        id: VolumeId,
+        size: ByteLen,
+    },
+    Rename {
+        id: VolumeId,
+        name: String,
+    },
+    Destroy {
+        id: VolumeId,
+    },
 }
 
 /// The home's own state; the task owns it.
@@ -667,6 +681,9 @@ fn refuse(decided: Decided, full: bool) {
     }
 }
 
+/// Slots of a stripe, at most.
+const COLUMNS: usize = COLUMNS_MAX as usize; // a small constant
+
 impl Batch {
     pub fn apply(&mut self, change: Change) {
         self.state.apply(self.sequence, &change).expect("decided against this very state");
@@ -758,6 +775,7 @@ impl Batch {
                 Change::VolumeCreated { id: VolumeId(self.state.next_volume), volume: *volume }
             }
             VolumeChange::Grow { id, size, columns } => self.grow(id, size, columns)?,
+            VolumeChange::Shrink { id, size } => self.shrink(id, size)?,
             VolumeChange::Rename { id, name } => match self.state.volume_named(&name) {
                 Some(other) if other != id => return Err(PoolError::VolumeExists(name)),
                 Some(_) | None => Change::VolumeRenamed { id, name },
@@ -779,14 +797,30 @@ impl Batch {
         if size < record.size {
             return Err(PoolError::Invalid(format!("volume {} is larger than that already", record.name)));
         }
-        let mut geometry = Geometry {
+        let mut geometry = self.geometry(record);
+        geometry.cover(size, columns);
+        Ok(Change::VolumeResized { id, size, segments: geometry.segments })
+    }
+
+    fn geometry(&self, record: &VolumeRecord) -> Geometry {
+        Geometry {
             extent: self.state.extent,
             region: super::layout::region_size(self.state.extent),
             unit: record.unit,
             segments: record.segments.clone(),
-        };
-        geometry.cover(size, columns);
-        Ok(Change::VolumeGrown { id, size, segments: geometry.segments })
+        }
+    }
+
+    fn shrink(&self, id: VolumeId, size: ByteLen) -> Result<Change, PoolError> {
+        let record = self.state.volumes.get(&id).ok_or_else(|| PoolError::NoVolume(format!("{id:?}")))?;
+        let geometry = self.geometry(record);
+        let start_of = |slot: SlotIndex| geometry.byte_of(slot, ByteLen(0)).map_or(u64::MAX, |at| at.0);
+        // Its first byte is the lowest of a slot; slots of a stripe begin within a few units of each other.
+        if let Some(last) = record.slots.keys().rev().take(COLUMNS).find(|s| start_of(**s) >= size.0) {
+            let end = ByteLen(start_of(*last));
+            return Err(PoolError::DataBeyond { name: record.name.clone(), end });
+        }
+        Ok(Change::VolumeResized { id, size, segments: record.segments.clone() })
     }
 }
 

@@ -55,6 +55,7 @@ pub mod salvage;
 pub mod scrub;
 mod settle;
 pub mod shared;
+mod shrink;
 pub mod state;
 pub mod state_codec;
 pub mod superblock;
@@ -143,15 +144,6 @@ impl Pool {
     /// Whether slots are refused that would leave too little free to heal after losing the largest member.
     pub fn enforce_reserve(&self, enforce: bool) {
         self.shared.reserve_enforced.store(enforce, Ordering::Release);
-    }
-
-    /// Makes a volume larger.
-    pub async fn grow_volume(&self, name: &str, size: ByteLen) -> Result<(), PoolError> {
-        let volume = self.find(name)?;
-        let size = check_size(size)?;
-        let columns = alloc::columns_for(self.members_in_sync(), volume.copies, COLUMNS_MAX);
-        check_slots(size, self.shared.extent)?;
-        self.change(VolumeChange::Grow { id: volume.id, size, columns }).await
     }
 
     pub async fn rename_volume(&self, name: &str, to: &str) -> Result<(), PoolError> {

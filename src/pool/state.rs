@@ -221,7 +221,7 @@ pub enum Change {
         id: VolumeId,
         volume: VolumeRecord,
     },
-    VolumeGrown {
+    VolumeResized {
         id: VolumeId,
         size: ByteLen,
         segments: Vec<Segment>,
@@ -298,7 +298,7 @@ impl State {
                 self.next_volume = id.0.checked_add(1).ok_or(Contradiction)?;
                 self.volumes.insert(*id, volume.clone());
             }
-            Change::VolumeGrown { id, size, segments } => {
+            Change::VolumeResized { id, size, segments } => {
                 let volume = self.volume_mut(*id)?;
                 volume.size = *size;
                 volume.segments.clone_from(segments);

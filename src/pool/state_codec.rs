@@ -164,7 +164,7 @@ fn emit_change(w: &mut Writer, change: &Change) {
             emit_volume(w, volume);
             w
         }
-        Change::VolumeGrown { id, size, segments } => {
+        Change::VolumeResized { id, size, segments } => {
             w.u8(6).u32(id.0).u64(size.0);
             emit_segments(w, segments);
             w
@@ -212,9 +212,11 @@ fn parse_change(r: &mut Reader) -> Result<Change, Malformed> {
         }
         4 => Change::MemberNamed { member: MemberId(r.u16()?), name: r.string(MEMBER_NAME_MAX)? },
         5 => Change::VolumeCreated { id: VolumeId(r.u32()?), volume: parse_volume(r)? },
-        6 => {
-            Change::VolumeGrown { id: VolumeId(r.u32()?), size: parse_size(r)?, segments: parse_segments(r)? }
-        }
+        6 => Change::VolumeResized {
+            id: VolumeId(r.u32()?),
+            size: parse_size(r)?,
+            segments: parse_segments(r)?,
+        },
         7 => Change::VolumeRenamed { id: VolumeId(r.u32()?), name: r.string(NAME_MAX)? },
         8 => Change::VolumeDestroyed { id: VolumeId(r.u32()?) },
         9 => Change::SlotAllocated {
@@ -596,7 +598,7 @@ mod tests {
             },
             Change::MemberNamed { member: MemberId(1), name: "x".to_owned() },
             Change::VolumeCreated { id: VolumeId(3), volume: volume.clone() },
-            Change::VolumeGrown { id: VolumeId(3), size: ByteLen(1), segments: volume.segments.clone() },
+            Change::VolumeResized { id: VolumeId(3), size: ByteLen(1), segments: volume.segments.clone() },
             Change::VolumeRenamed { id: VolumeId(3), name: "y".to_owned() },
             Change::VolumeDestroyed { id: VolumeId(3) },
             Change::SlotAllocated { id: VolumeId(3), slot: SlotIndex(0), copies: copies.clone() },

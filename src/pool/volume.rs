@@ -21,11 +21,11 @@ use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use smallvec::SmallVec;
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use uuid::Uuid;
 
-/// What of a volume changes when it grows or is renamed.
+/// What of a volume changes when its size does, or its name.
 #[derive(Clone, Debug)]
 pub struct Shape {
     pub name: String,
@@ -44,6 +44,8 @@ pub struct PoolVolume {
     pub lba_bytes: u32,
     pub reservations: ReservationCell,
     pub shape: ArcSwap<Shape>,
+    /// While the volume is made smaller: nothing beyond is taken.
+    pub limit: AtomicU64,
     /// Regions whose written marks are newer in memory than on the members.
     pub unsaved: Mutex<BTreeSet<RegionKey>>,
     /// What was answered before a kill lay on drives that are not there: the next flush says so.
@@ -98,6 +100,7 @@ impl PoolVolume {
             lba_bytes: record.lba_bytes,
             reservations: ReservationCell::new(record.reservations.clone()),
             shape: ArcSwap::from_pointee(shape),
+            limit: AtomicU64::new(u64::MAX),
             unsaved: Mutex::default(),
             flush_fails_once: AtomicBool::new(false),
             flush_rounds: Rounds::default(),
@@ -135,11 +138,16 @@ impl PoolVolume {
         let members = self.pool.members.load();
         let disks = members.values().filter_map(|m| m.disk.as_ref());
         block::Geometry {
-            size: shape.size,
+            size: self.size(),
             block: u32::try_from(BLOCK).expect("4096"),
             preferred: u32::try_from(shape.geometry.unit.0).expect("1 MiB at most"),
             rotational: disks.into_iter().any(|d| d.facts().rotational),
         }
+    }
+
+    /// Bytes that can be used now.
+    pub fn size(&self) -> ByteLen {
+        ByteLen(self.shape.load().size.0.min(self.limit.load(Ordering::Acquire)))
     }
 
     /// Bytes of the slots that are allocated, each counted once.

@@ -389,7 +389,7 @@ fn is_forgotten(core: &Core, changes: &[Change]) -> bool {
 fn grows(change: &Change) -> bool {
     match change {
         Change::VolumeCreated { .. }
-        | Change::VolumeGrown { .. }
+        | Change::VolumeResized { .. }
         | Change::SlotAllocated { .. }
         | Change::MemberAdded { .. } => true,
         Change::VolumeReserved { reservations, .. } => !reservations.is_empty(),

@@ -225,7 +225,7 @@ impl PoolVolume {
         Ok(Allocation { span: Span::at(span.offset().0, (at - span.offset()).0), runs })
     }
 
-    async fn runs_in_stripe(
+    pub(super) async fn runs_in_stripe(
         &self,
         core: &Core,
         span: Span,

@@ -68,7 +68,7 @@ impl Volume {
         &self.description
     }
 
-    /// Size and preferred sizes now; the size grows when the volume is grown and never shrinks while served.
+    /// Size and preferred sizes now; the size changes when the volume is grown or shrunk.
     pub fn geometry(&self) -> Geometry {
         match &self.backing {
             Backing::Memory(memory) => memory.geometry(),
@@ -80,7 +80,7 @@ impl Volume {
     pub fn size(&self) -> ByteLen {
         match &self.backing {
             Backing::Memory(memory) => memory.geometry().size,
-            Backing::Pool(volume) => volume.shape.load().size,
+            Backing::Pool(volume) => volume.size(),
         }
     }
 

@@ -9,3 +9,4 @@ mod losses;
 #[path = "../shared/payload.rs"]
 mod payload;
 mod rig;
+mod shrinking;

@@ -134,8 +134,9 @@ impl Rig {
     /// Makes the volume larger.
     pub fn grow(&self, live: Live, size: u64) -> Live {
         let Live { head, pool, volume } = live;
+        let core = head.core(0).clone();
         let pool = self.on(&head, async move {
-            pool.grow_volume("data", ByteLen(size)).await.expect("grown");
+            pool.grow_volume(&core, "data", ByteLen(size)).await.expect("grown");
             pool
         });
         Live { head, pool, volume }

@@ -228,7 +228,7 @@ async fn perform(core: &Core, pool: Pool, script: Script, progress: &Progress) -
             };
             pool.create_volume(core, &plan).await?;
             step();
-            pool.grow_volume(OTHER[0], OTHER_SIZES[1]).await?;
+            pool.grow_volume(core, OTHER[0], OTHER_SIZES[1]).await?;
             step();
             pool.rename_volume(OTHER[0], OTHER[1]).await?;
             step();

@@ -380,7 +380,7 @@ impl Operator {
         }
         let name = self.name_of(number);
         self.begin(Operation::Grow { name: name.clone(), size: larger });
-        let grown = self.pool.grow_volume(&name, ByteLen(larger)).await;
+        let grown = self.pool.grow_volume(&self.core, &name, ByteLen(larger)).await;
         if self.ended("a volume was not grown", grown)? {
             self.field.set_size(number, larger);
         }
