@@ -72,13 +72,13 @@ async fn flush_round(volume: &PoolVolume, core: &Core) -> bool {
     result.is_ok()
 }
 
-/// Saves these regions, those too whose slot is just being freed: until that is committed nothing tells after a crash
-/// that their blocks were discarded, and it may fail.
+/// Saves these regions, those too whose slot is just being freed or comes to lie elsewhere: until that is committed
+/// nothing tells after a crash that their blocks were discarded, and it may fail.
 async fn save_all(volume: &PoolVolume, core: &Core, regions: &[Arc<Region>]) -> Result<(), Status> {
     let mut left = save_some(volume, core, regions).await?;
     while !left.is_empty() {
         for region in &left {
-            // Who frees a slot holds all of it.
+            // Who frees a slot, or moves it, holds all of it.
             drop(region.hold(0..volume.pool.region_blocks(), false).await);
         }
         // Should it still look as if it were being freed, the core is not lost.
@@ -101,7 +101,8 @@ pub async fn save(volume: &PoolVolume, core: &Core, regions: &[Arc<Region>]) -> 
     save_some(volume, core, regions).await.map(|_| ())
 }
 
-/// The same; gives the regions whose state could not be saved because their slot is being freed.
+/// The same; gives the regions whose state could not be saved because their slot is being freed, or just coming to lie
+/// elsewhere.
 async fn save_some(
     volume: &PoolVolume,
     core: &Core,
@@ -111,7 +112,7 @@ async fn save_some(
     if volume.is_destroyed() {
         return Ok(Vec::new());
     }
-    let between: Vec<Arc<Region>> = regions.iter().filter(|r| r.state().is_being_freed()).cloned().collect();
+    let between: Vec<Arc<Region>> = regions.iter().filter(|r| r.state().is_between()).cloned().collect();
     let snapshots: Vec<Snapshot> = regions.iter().filter_map(snapshot).collect();
     let result = save_snapshots(volume, core, &snapshots).await;
     for snapshot in &snapshots {
@@ -140,7 +141,7 @@ async fn save_snapshots(volume: &PoolVolume, core: &Core, snapshots: &[Snapshot]
 
 fn snapshot(region: &Arc<Region>) -> Option<Snapshot> {
     let mut state = region.state();
-    if state.load != Load::Loaded || !state.is_unsaved() {
+    if state.load != Load::Loaded || !state.is_unsaved() || state.switching {
         return None;
     }
     let placement = state.placement.clone()?;

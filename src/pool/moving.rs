@@ -270,6 +270,8 @@ async fn switch(core: &Core, pool: &Arc<Shared>, job: &Job, to: Copy) -> Result<
         placed(core, pool, &volume, job, &hold).await?;
         holds.push(hold);
     }
+    // What is saved from here on must not reach the old copy any more: its extent is another's after the commit.
+    let _switching = Switching::begin(&holds);
     for hold in &holds {
         still(hold.region()).await;
     }
@@ -295,6 +297,23 @@ async fn switch(core: &Core, pool: &Arc<Shared>, job: &Job, to: Copy) -> Result<
     }
     pool.moves.end(job);
     Ok(())
+}
+
+/// Regions that are not saved while it lasts.
+struct Switching(Vec<Arc<Region>>);
+
+impl Switching {
+    fn begin(holds: &[Hold]) -> Switching {
+        let regions: Vec<Arc<Region>> = holds.iter().map(|hold| hold.region().clone()).collect();
+        regions.iter().for_each(|region| region.state().switching = true);
+        Switching(regions)
+    }
+}
+
+impl Drop for Switching {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|region| region.state().switching = false);
+    }
 }
 
 async fn commit(pool: &Shared, job: &Job, to: Copy) -> Result<(), Status> {

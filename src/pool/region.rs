@@ -110,6 +110,8 @@ pub struct RegionState {
     pub writing: u32,
     /// Saves of the region block under way: they must end before the slot's extents may be used by another.
     pub saving: u32,
+    /// The commit that its slot lies elsewhere is under way: nothing is saved where it lay.
+    pub switching: bool,
     /// A write failed on every copy: they may differ until the next opening compares them.
     pub unsettled: bool,
     /// Counts completed writes, zeroes and discards: tells a cleaner that nothing happened meanwhile.
@@ -142,6 +144,7 @@ impl Region {
             mark: Mark::Clear,
             writing: 0,
             saving: 0,
+            switching: false,
             unsettled: false,
             changes: 0,
             touched: Instant::default(),
@@ -185,9 +188,10 @@ impl RegionState {
         self.sums_unsaved || self.written != self.saved
     }
 
-    /// It has no place any more, and not yet forgotten what it was: the commit that frees its slot is under way.
-    pub fn is_being_freed(&self) -> bool {
-        self.load == Load::Loaded && self.placement.is_none() && self.is_unsaved()
+    /// It cannot be saved for a moment: it has no place any more, and has not yet forgotten what it was, since the commit
+    /// that frees its slot is under way; or that slot is just coming to lie elsewhere.
+    pub fn is_between(&self) -> bool {
+        self.load == Load::Loaded && (self.placement.is_none() || self.switching) && self.is_unsaved()
     }
 
     /// Takes over what a member (or nobody) had stored.
