@@ -203,6 +203,7 @@ fn answer_with(pool: PoolReport, request: &Request) -> Reply {
         | Request::PoolDestroy { .. }
         | Request::VolumeCreate(_)
         | Request::VolumeGrow { .. }
+        | Request::VolumeShrink { .. }
         | Request::VolumeDestroy { .. }
         | Request::Stop => Reply::Done { message: "done".into() },
     }
@@ -557,6 +558,8 @@ fn requests_are_what_was_typed() {
     assert_eq!(create, Request::VolumeCreate(expected));
     let grow = Request::VolumeGrow { volume: "data".into(), size_bytes: 80 << 30 };
     assert_eq!(done(&["volume", "grow", "data", "--size", "80GiB"]), grow);
+    let shrink = Request::VolumeShrink { volume: "data".into(), size_bytes: 1 << 30, give_up: false };
+    assert_eq!(done(&["volume", "shrink", "data", "--size", "1GiB", "--yes"]), shrink, "nothing to give up");
     assert_eq!(
         done(&["volume", "destroy", "data", "--yes"]),
         Request::VolumeDestroy { volume: "data".into() }

@@ -71,6 +71,11 @@ pub const CODES: &[Code] = &[
         "This is a fault of the program, or of the machine's temporary folder: look at the message, and report it.",
     ),
     code(
+        "DATA_BEYOND",
+        "Something is stored beyond the end that the volume is to have. Nothing was changed.",
+        "Make the file system smaller first (resize2fs; xfs cannot) and discard what it freed; or give up what lies beyond: --yes.",
+    ),
+    code(
         "DISK_HAS_DATA",
         "The disk is not empty: a file system, a partition table or other data was found on it.",
         "If the content may be lost, name the disk with --erase. Look at it first: `drystone disk show DISK`.",
