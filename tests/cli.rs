@@ -4,6 +4,7 @@
 
 use drystone::control::api::*;
 use drystone::control::codec::{self, LineBuffer};
+use drystone::control::event::{Event, EventKind, EventPage, Level};
 use drystone::control::presence::{Role, StateLock};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::net::UnixListener;
@@ -174,7 +175,22 @@ fn pool(state: PoolState, second: DriveState) -> PoolReport {
         last_scrub: None,
         next_scrub_unix_ns: None,
         lost: vec![],
+        full_in_seconds: None,
     }
+}
+
+fn happened(after: u64) -> EventPage {
+    let event = Event {
+        seq: 1,
+        time_unix_ns: 1_763_164_800_000_000_000,
+        level: Level::Info,
+        kind: EventKind::DaemonStarted,
+        code: None,
+        pool: None,
+        subject: "daemon".into(),
+        message: "the daemon started".into(),
+    };
+    EventPage { events: if after == 0 { vec![event] } else { vec![] }, newest: 1 }
 }
 
 fn answer_with(pool: PoolReport, request: &Request) -> Reply {
@@ -191,6 +207,7 @@ fn answer_with(pool: PoolReport, request: &Request) -> Reply {
             Reply::Failed(Failure::refused("NO_VOLUME", "there is no such volume"))
         }
         Request::BenchBegin { .. } => Reply::Bench { export: "x".into() },
+        Request::Events { after, .. } => Reply::Events(happened(*after)),
         Request::PoolCreate(_)
         | Request::PoolImport { .. }
         | Request::PoolExport { .. }
@@ -674,7 +691,7 @@ fn a_daemons_refusal_is_exit_3_with_its_words() {
 fn every_reading_command_has_a_schema() {
     let place = Place::new();
     place.daemon(well);
-    let commands: [(&[&str], &str); 11] = [
+    let commands: [(&[&str], &str); 12] = [
         (&["status"], "drystone.status/1"),
         (&["pool", "list"], "drystone.pools/1"),
         (&["pool", "show"], "drystone.pool/1"),
@@ -686,6 +703,7 @@ fn every_reading_command_has_a_schema() {
         (&["export", "show", "data"], "drystone.export/1"),
         (&["check"], "drystone.check/1"),
         (&["explain", "DISK_HAS_DATA"], "drystone.explain/1"),
+        (&["events"], "drystone.event/1"),
     ];
     for (line, schema) in commands {
         let ran = place.run(&[line, &["--json"]].concat());

@@ -289,6 +289,7 @@ mod tests {
             last_scrub: None,
             next_scrub_unix_ns: None,
             lost: vec![],
+            full_in_seconds: None,
         }
     }
 

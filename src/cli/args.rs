@@ -1,5 +1,6 @@
 //! What can be typed: the command line's grammar, and the values in it.
 
+use super::events::{Since, parse_since};
 use crate::base::limits::{COPIES_MAX, LBA_BYTES, LBA_BYTES_DEFAULT, MEMORY_DEFAULT, MEMORY_MIN, NAME_MAX};
 use crate::base::size::parse_size;
 use crate::base::units::ByteLen;
@@ -87,6 +88,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// What a code means, and what to do
     Explain(ExplainArgs),
+    /// What happened, newest last; times are UTC
+    Events(EventsArgs),
 }
 
 #[derive(Args, Debug)]
@@ -438,6 +441,19 @@ pub struct DemoArgs {
 pub struct ExplainArgs {
     /// All codes unless given
     pub code: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct EventsArgs {
+    /// Go on showing what happens, until Ctrl-C
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only what happened since: a duration such as 90s, 10m, 2h, 3d, or a time such as 2026-05-01T08:30:00Z
+    #[arg(long, value_name = "DURATION|TIME", value_parser = parse_since)]
+    pub since: Option<Since>,
+    /// Only this pool, and the daemon
+    #[arg(long)]
+    pub pool: Option<String>,
 }
 
 /// A pool's or volume's name: it appears in NBD addresses and shell commands, so it is plain.

@@ -35,6 +35,11 @@ pub const CODES: &[Code] = &[
     ),
     code("BENCH_STOPPED", "The measurement was stopped before its end.", "Its scratch volume was removed."),
     code(
+        "BLOCKS_LOST",
+        "Blocks were met that no copy gives any more: every copy is wrong or unreadable. Reading them fails, everything else is as it was.",
+        "`drystone status` names the volume and the place. Restore it from a backup: a block reads again once it is written.",
+    ),
+    code(
         "CLOSING",
         "The pool or the daemon is being closed and takes no more changes.",
         "Start the daemon again, or open the pool with `drystone pool import`.",
@@ -56,6 +61,11 @@ pub const CODES: &[Code] = &[
         "If the daemon uses another socket, give it with --control. If it hangs, end it by the number shown.",
     ),
     code(
+        "DAEMON_GONE",
+        "The daemon ended, or its connection broke, while a command was looking on.",
+        "Start it again: drystone serve. What happened before it ended is still in `drystone events`.",
+    ),
+    code(
         "DAEMON_LOST",
         "The daemon ended the connection while it executed a change. Whether the change was made is not known.",
         "Look with `drystone status`; the change was made as a whole or not at all.",
@@ -64,6 +74,11 @@ pub const CODES: &[Code] = &[
         "DAEMON_UNREACHABLE",
         "The control socket is there, but the daemon gave no answer in time, or this user may not connect.",
         "Use sudo, or join the group of the socket; if the daemon hangs, restart it.",
+    ),
+    code(
+        "DATA_UNAVAILABLE",
+        "No drive that is here holds a readable copy of some of the pool's data. Reading it fails until a drive that has it is back.",
+        "Bring back the drives that are missing: `drystone status` names them. Nothing needs to be restored if they come back whole.",
     ),
     code(
         "DEMO_FAILED",
@@ -110,6 +125,36 @@ pub const CODES: &[Code] = &[
         "DISK_UNREADABLE",
         "Reading the disk failed.",
         "Check its cable, and `dmesg` for what the kernel says.",
+    ),
+    code(
+        "DRIVE_ERRORS",
+        "A drive answered reads or writes with errors. Reads were served from another copy where there is one; a drive that fails a write is taken out of use.",
+        "Check its cable and `dmesg`. A drive that does it again should be replaced.",
+    ),
+    code(
+        "DRIVE_FAILED",
+        "A drive failed a write, a flush or did not answer in time, and is not used until it has been brought up to date again.",
+        "Check its cable and power: drystone disk locate DRIVE. It is tried again by itself.",
+    ),
+    code(
+        "DRIVE_GIVEN_UP",
+        "A drive was away for longer than --rebuild-after, or was given up by order: its copies are made anew on other drives.",
+        "Nothing now: `drystone status` shows how far that is. Then replace the drive.",
+    ),
+    code(
+        "DRIVE_MISSING",
+        "A drive of the pool is not there. What it held is read from other copies where there are any.",
+        "Connect it again, it is brought up to date by itself: drystone disk locate DRIVE.",
+    ),
+    code(
+        "DRIVE_SLOW",
+        "A drive answers much more slowly than it used to, or is silent at the moment. Other copies are read instead.",
+        "Once is harmless. If it happens often, check the drive's cable and its health, and replace it.",
+    ),
+    code(
+        "DRIVE_STALE",
+        "A drive is there, but writes went on without it. Its copies are not read until what it missed has been copied to it.",
+        "A running daemon does that by itself: `drystone status` shows how far it is.",
     ),
     code(
         "ERASE_UNNAMED",
@@ -217,6 +262,11 @@ pub const CODES: &[Code] = &[
         "Add a drive first (drystone disk add DISK), replace it instead (drystone disk replace OLD NEW), or destroy a volume.",
     ),
     code(
+        "NO_ROOM_TO_HEAL",
+        "If the largest drive died now, some copies would find no place on the others: the pool would stay with fewer copies than promised.",
+        "Add a drive (`drystone disk add`) or free space. `drystone status` says how much must stay free.",
+    ),
+    code(
         "NO_VOLUME",
         "There is no volume of that name in any open pool.",
         "`drystone volume list` shows them.",
@@ -232,9 +282,19 @@ pub const CODES: &[Code] = &[
         "Use --protect drive.",
     ),
     code(
+        "POOL_AT_RISK",
+        "Some blocks have fewer copies than their volume promises. Everything can be read.",
+        "`drystone status` says why, for how long, and what to do.",
+    ),
+    code(
         "POOL_EXISTS",
         "A pool of this name is open already.",
         "Choose another name, or export the other pool first.",
+    ),
+    code(
+        "POOL_FILLING",
+        "At the rate at which the pool grew during the last hours it is full within a week. Then writes to new places fail.",
+        "Add a drive (`drystone disk add`), or free space: destroy volumes, or trim them on the client (fstrim).",
     ),
     code(
         "POOL_IN_USE",
@@ -263,6 +323,16 @@ pub const CODES: &[Code] = &[
         "Name one: --pool NAME.",
     ),
     code(
+        "SPACE_LOW",
+        "Less than a tenth of the pool's space is free. When none is left, writes to new places fail.",
+        "Add a drive (`drystone disk add`), or free space: destroy volumes, or trim them on the client (fstrim).",
+    ),
+    code(
+        "SPACE_OUT",
+        "No space is left in the pool: writes to new places fail with \"no space\". What is stored is safe and can be written over.",
+        "Add a drive (`drystone disk add`), or free space: destroy volumes, or trim them on the client (fstrim).",
+    ),
+    code(
         "STATE_IN_USE",
         "Another drystone process works with this state folder; two would damage pools.",
         "Wait until it ends, or use its control socket (--control).",
@@ -276,6 +346,11 @@ pub const CODES: &[Code] = &[
         "STILL_WORKING",
         "The daemon has not finished the change yet; it goes on without this command.",
         "`drystone status` shows how far it is.",
+    ),
+    code(
+        "SUM_MISMATCH",
+        "A drive gave bytes that do not fit their checksum. Another copy was right and was used, and the wrong one was written again where that could be done.",
+        "Read everything once: drystone pool scrub. A drive that does it again should be replaced.",
     ),
     code("SYSTEM", "The operating system refused something ordinary.", "The message has its words."),
     code(
@@ -303,6 +378,11 @@ pub const CODES: &[Code] = &[
         "TWO_HISTORIES",
         "The pool was used twice, each time without the other half of its drives. The halves contradict each other.",
         "Take one half away and import the other; then decide which one to keep.",
+    ),
+    code(
+        "UNCLEAN_STOP",
+        "The daemon before this one did not end as it should: a crash, a kill, or a power cut. What clients had flushed is there; copies that may differ are made equal.",
+        "Nothing. If it happens without a power cut, look into the journal of the system for the reason.",
     ),
     code(
         "UNKNOWN_FORMAT",
@@ -335,8 +415,17 @@ mod tests {
 
     /// Literals that look like codes, where failures are made.
     fn codes_in(text: &str) -> BTreeSet<String> {
-        let places =
-            ["Failure::refused(", "Failure::failed(", "failed(\"", "refused(\"", "code: \"", "=> \""];
+        let places = [
+            "Failure::refused(",
+            "Failure::failed(",
+            "failed(\"",
+            "refused(\"",
+            "coded(",
+            "bad(",
+            "code: \"",
+            "code: Some(\"",
+            "=> \"",
+        ];
         let mut found = BTreeSet::new();
         for place in places {
             for (at, _) in text.match_indices(place) {

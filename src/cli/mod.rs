@@ -11,6 +11,7 @@ mod confirm;
 mod demo;
 mod disk;
 mod disks;
+mod events;
 mod exit;
 mod explain;
 mod export;
@@ -72,5 +73,6 @@ fn execute(session: &Session, command: &Command) -> Result<Exit, Ended> {
         Command::Check(args) => Ok(check::run(session, args)),
         Command::Demo(args) => demo::run(session, args),
         Command::Explain(args) => explain::run(session, args),
+        Command::Events(args) => events::run(session, args),
     }
 }

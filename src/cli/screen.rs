@@ -59,6 +59,18 @@ impl Screen {
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
 
+    /// Data; whether somebody takes it.
+    pub fn try_print(&self, text: &str) -> bool {
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
+    }
+
+    /// One JSON object as one line, its schema first.
+    pub fn line<T: Serialize>(&self, schema: &str, body: &T) -> String {
+        let text = serde_json::to_string(&Document { schema, body });
+        format!("{}\n", text.expect("reports are maps with text keys"))
+    }
+
     /// Talk.
     pub fn say(&self, text: &str) {
         // Without anybody to talk to, the exit code tells.

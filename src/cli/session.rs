@@ -50,7 +50,8 @@ impl Session {
             | Reply::Pools { .. }
             | Reply::Volumes { .. }
             | Reply::Disk(_)
-            | Reply::Bench { .. } => Ok(reply),
+            | Reply::Bench { .. }
+            | Reply::Events(_) => Ok(reply),
         }
     }
 
@@ -159,6 +160,7 @@ pub fn unexpected(reply: &Reply) -> Ended {
         Reply::Disk(_) => "disk",
         Reply::Bench { .. } => "bench",
         Reply::Failed(_) => "failed",
+        Reply::Events(_) => "events",
     };
     let message = format!("the daemon answered another question (`{kind}`)");
     Failure::failed("ANSWER_UNEXPECTED", message)

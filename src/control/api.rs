@@ -3,6 +3,7 @@
 //! The same requests are executed by the command line itself when no daemon runs. Bytes and nanoseconds are
 //! integers; names of enums are lower case; additions only.
 
+use super::event::EventPage;
 use crate::pool::state::MemberState;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -87,6 +88,11 @@ pub enum Request {
         size_bytes: u64,
     },
     Stop,
+    /// What happened after the event of this number. Where that is nothing, the answer waits for so long, milliseconds.
+    Events {
+        after: u64,
+        wait_ms: u32,
+    },
 }
 
 impl Request {
@@ -98,7 +104,8 @@ impl Request {
             | Request::PoolShow { .. }
             | Request::VolumeList { .. }
             | Request::VolumeShow { .. }
-            | Request::DiskShow { .. } => true,
+            | Request::DiskShow { .. }
+            | Request::Events { .. } => true,
             Request::DiskRemove { look, .. } => *look,
             Request::PoolCreate(_)
             | Request::PoolImport { .. }
@@ -166,6 +173,7 @@ pub enum Reply {
     Disk(DriveReport),
     Bench { export: String },
     Failed(Failure),
+    Events(EventPage),
 }
 
 /// A refusal or an error, in the form of ux.md: `kind [CODE]: sentence`, facts, next command.
@@ -296,6 +304,9 @@ pub struct PoolReport {
     /// What no copy gives any more, as far as it was met.
     #[serde(default)]
     pub lost: Vec<LostReport>,
+    /// When no room is left at the rate of the last hours, seconds; None: not within a year, or not known.
+    #[serde(default)]
+    pub full_in_seconds: Option<u64>,
 }
 
 /// Bytes of a volume that cannot be read: every copy is wrong or unreadable.

@@ -5,12 +5,14 @@
 mod adding;
 pub mod cores;
 mod demo;
+pub mod events;
 mod failures;
 mod registry;
 mod removing;
 mod reports;
 mod serve;
 mod service;
+mod watching;
 
 pub use demo::demo;
 pub use serve::serve;
@@ -41,10 +43,12 @@ fn execute_here(state: &Path, request: Request) -> Result<Reply, Failure> {
             Request::PoolImport { .. } => Ok(Vec::new()),
             _ => service.open_known().await,
         };
+        let before = begin_events(&service, &request);
         let reply = match opened {
             Ok(failures) => say_first(&request, failures, service.execute(None, request.clone()).await),
             Err(failure) => Reply::Failed(failure),
         };
+        service.watch.append(&service.state, before);
         match service.close().await {
             Ok(()) => reply,
             Err(failure) => Reply::Failed(failure),
@@ -52,6 +56,15 @@ fn execute_here(state: &Path, request: Request) -> Result<Reply, Failure> {
     });
     core.drain();
     Ok(reply)
+}
+
+/// What a command changes is told like what a daemon does; returns the number of the newest event before.
+fn begin_events(service: &Service, request: &Request) -> u64 {
+    if !request.is_read_only() {
+        service.watch.begin(&service.state);
+        service.watch.begin_with(service.reports(None).unwrap_or_default());
+    }
+    service.watch.newest()
 }
 
 /// A pool that could not be opened is the reason why there is "no such pool".

@@ -53,6 +53,7 @@ pub fn pool_report(facts: &PoolFacts, beside: Beside, connections: impl Fn(&str)
         last_scrub: facts.state.scrubs.last.as_ref().map(scrub_report),
         next_scrub_unix_ns: facts.state.scrubs.due_wall_ns(),
         lost: facts.lost.iter().map(lost_report).collect(),
+        full_in_seconds: None,
     }
 }
 

@@ -6,6 +6,7 @@ use crate::base::limits::HANDSHAKES_MAX;
 use crate::base::units::ByteLen;
 use crate::cli::args::{Globals, NVME_DISCOVERY_PORT, NVME_PORT, NvmeListen, Reserve, ServeArgs};
 use crate::control::api::Failure;
+use crate::control::event::EventKind;
 use crate::control::presence::{Role, StateLock};
 use crate::control::server;
 use crate::io::driver::{Address, Direction};
@@ -138,13 +139,19 @@ async fn run(
             select(pin!(asked), pin!(stops.receive())).await;
         }
         eprintln!("stopping: finishing what is in flight");
+        service.tell(EventKind::DaemonStopping, "the daemon stops: nothing is served any more");
         stop(&core, *control, Direction::Both).await;
     }
     let stopped = target.stop(&core, GRACE).await;
     if stopped.cut > 0 {
         tracing::warn!(cut = stopped.cut, stuck = stopped.stuck, "connections were cut");
     }
+    service.watch.pause();
     let closed = service.close().await;
+    if closed.is_ok() {
+        service.tell(EventKind::DaemonStopped, "the daemon stopped; every pool is closed as it should be");
+    }
+    service.watch.close();
     if begun.is_ok() {
         // The socket file is ours, and nobody listens on it any more.
         let _ = std::fs::remove_file(&globals.control);
@@ -168,10 +175,15 @@ async fn begin(
                 .with("another place: --control SOCKET")
         }
     })?;
-    for failure in service.open_known().await? {
+    let cleanly = service.watch.begin(&globals.state);
+    service.watch.write_to(&globals.state);
+    let failures = service.open_known().await?;
+    service.tell_start(cleanly, &failures);
+    for failure in failures {
         eprintln!("error [{}]: {}", failure.code, failure.message);
         failure.details.iter().for_each(|line| eprintln!("  {line}"));
     }
+    core.spawn(service.clone().keep_looking());
     for address in &args.nbd {
         let taken = |errno: &Errno| *errno == Errno::EADDRINUSE;
         let attempt = || target.listen(core, address.clone(), Protocol::Nbd);

@@ -3,6 +3,7 @@
 //! The same service works in a daemon (with a target that serves clients) and in a command that runs without one.
 //! Changes are made one at a time.
 
+use super::events::Watch;
 use super::failures::pool_failure;
 use super::registry::{self, KnownPool};
 use super::reports::{Beside, pool_report};
@@ -63,6 +64,7 @@ pub struct Service {
     pools: RefCell<BTreeMap<String, Rc<OpenPool>>>,
     turn: Budget,
     benches: RefCell<BTreeSet<ConnectionId>>,
+    pub watch: Watch,
 }
 
 /// A pool and what is going on with it.
@@ -93,6 +95,7 @@ impl Service {
             pools: RefCell::default(),
             turn: Budget::new(1),
             benches: RefCell::default(),
+            watch: Watch::default(),
         }
     }
 
@@ -139,7 +142,9 @@ impl Service {
             self.answer(request).await
         } else {
             let _turn = self.turn.take(1).await;
-            self.change(from, request).await
+            let result = self.change(from, request.clone()).await;
+            self.look(Some(&request));
+            result
         };
         result.unwrap_or_else(Reply::Failed)
     }
@@ -181,6 +186,9 @@ impl Service {
             Request::DiskShow { disk } => self.show_disk(&disk),
             Request::DiskRemove { disk, look: true } => {
                 Ok(Reply::Done { message: self.would_remove(&disk)? })
+            }
+            Request::Events { after, wait_ms } => {
+                self.events_after(after, Duration::from_millis(u64::from(wait_ms))).await
             }
             _ => unreachable!("`is_read_only` lists what is answered here"),
         }
@@ -414,7 +422,7 @@ impl Service {
         }
     }
 
-    fn reports(&self, name: Option<&str>) -> Result<Vec<PoolReport>, Failure> {
+    pub(super) fn reports(&self, name: Option<&str>) -> Result<Vec<PoolReport>, Failure> {
         let pools = self.pools.borrow();
         let wanted = |n: &String| name.is_none_or(|name| name == n);
         let found: Vec<PoolReport> =
@@ -456,7 +464,8 @@ impl Service {
         };
         let beside = Beside { work: works.into_iter().filter_map(report).collect() };
         let hosts = self.hosts(open.pool.uuid());
-        pool_report(&facts, beside, |volume| self.connections(volume) + hosts)
+        let report = pool_report(&facts, beside, |volume| self.connections(volume) + hosts);
+        PoolReport { full_in_seconds: self.watch.full_in(&report), ..report }
     }
 
     pub(super) fn open_pools(&self) -> Vec<Rc<OpenPool>> {

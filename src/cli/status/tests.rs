@@ -89,6 +89,7 @@ pub fn healthy() -> PoolReport {
         last_scrub: None,
         next_scrub_unix_ns: Some(1_765_756_800_000_000_000),
         lost: vec![],
+        full_in_seconds: None,
     }
 }
 
