@@ -247,6 +247,8 @@ impl Machine {
     /// it was with all of them, and missing only where the pool said so. The life ends by a power cut first, so
     /// what was read before must be on the drives.
     pub fn remove_in_turn(&mut self, life: Life) -> Verdict {
+        // One that was rebuilt may have lost its vote since the last look.
+        self.take_dead_away(&life.pool);
         let facts = life.pool.facts();
         // A witness that was lost has no vote before the next opening.
         if self.witness_lost || self.field.joining.get() || is_parting(&facts) {

@@ -64,7 +64,7 @@ found! {
     r11_settling_that_only_reads SettleOnlyReads 14,
     r48_a_crash_taken_for_a_close BelieveClean 6,
     r48_a_clean_mark_that_is_too_early CleanMarkTooEarly 2,
-    r30_resync_without_holding_the_region ResyncWithoutHold 148,
+    r30_resync_without_holding_the_region ResyncWithoutHold 222,
     r30_resync_without_write_through ResyncWithoutWriteThrough 15,
     r30_resync_that_skips_zeroes ResyncSkipsZeroes 2,
     r32_in_sync_before_the_flush InSyncBeforeFlush 33,
@@ -76,7 +76,7 @@ found! {
     r21_a_member_that_returns_alone LoneReturnServed 14,
     r24_old_images_that_are_believed OldImageBelieved 14,
     r20_a_failed_write_that_is_not_noticed IgnoreFailedWrite 51,
-    r33_rebuild_that_commits_before_the_flush RebuildWithoutFlush 56,
+    r33_rebuild_that_commits_before_the_flush RebuildWithoutFlush 81,
     r25_twins_that_are_accepted TwinsAccepted 10,
     r09_writes_answered_before_they_are_done AnswerBeforeWrite 8,
     r09_nvme_writes_answered_before_they_are_done NvmeAnswerBeforeWrite 0,
@@ -84,12 +84,12 @@ found! {
     r09_nvme_reads_that_failed_and_are_answered NvmeFailedReadAnswered 241,
     r01_nvme_flushes_that_do_nothing NvmeFlushIsNothing 9,
     r24_members_that_return_without_the_log RejoinWithoutLog 143,
-    r23_the_log_that_counts_most NewestByCounter 25,
+    r23_the_log_that_counts_most NewestByCounter 40,
     r37_blocks_that_are_not_asked_whose_they_are ChecksumWithoutAddress 1,
     r24_drives_whose_end_is_gone HollowBelieved 95,
     r36_copies_that_move_beside_others MoveBesideCopy 11,
     r34_moves_that_are_not_committed MoveNotCommitted 5,
-    r34_slots_that_come_to_a_drive_that_leaves LeavingGetsSlots 103,
+    r34_slots_that_come_to_a_drive_that_leaves LeavingGetsSlots 7,
 }
 
 /// Found by a crash at every change of an addition, and of the halves that are left one by one.
