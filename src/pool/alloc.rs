@@ -116,7 +116,11 @@ mod tests {
     proptest! {
         #[test]
         fn choosing_reaches_the_bound(
-            free in prop::collection::vec(0u32..60, 1..10),
+            // Up to 24 drives, the largest a hundred times as large as the smallest.
+            free in prop_oneof![
+                prop::collection::vec(0u32..60, 1..10),
+                prop::collection::vec(3u32..=300, 2..=24),
+            ],
             copies in 1u8..=3,
             volume in any::<u32>(),
         ) {
