@@ -133,6 +133,8 @@ bugs! {
     RebuildWithoutFlush,
     /// Regions go on with the old place of a slot that was moved.
     MoveForgetsRegions,
+    /// While a slot comes to lie elsewhere its regions may be saved where it lay, in an extent that is another's soon.
+    SaveWhileSwitching,
 
     // The metadata log, and who is believed.
     /// A commit counts when the first vote has it.

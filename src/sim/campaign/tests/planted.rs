@@ -124,6 +124,7 @@ const BY_TOOL_ONLY: &[Planted] = &[
     Planted::ForgetMissedOfOthers,
     Planted::HealWithoutHold,
     Planted::FreeDuringSave,
+    Planted::SaveWhileSwitching,
 ];
 
 #[test]
