@@ -61,7 +61,7 @@ pub struct Service {
     /// Woken by a request to stop.
     pub stop_asked: WaitList,
     pub stopping: Cell<bool>,
-    pools: RefCell<BTreeMap<String, Rc<OpenPool>>>,
+    pub(super) pools: RefCell<BTreeMap<String, Rc<OpenPool>>>,
     turn: Budget,
     benches: RefCell<BTreeSet<ConnectionId>>,
     pub watch: Watch,
@@ -183,6 +183,7 @@ impl Service {
             Request::Events { after, wait_ms } => {
                 self.events_after(after, Duration::from_millis(u64::from(wait_ms))).await
             }
+            Request::Counters => self.counters().await,
             _ => unreachable!("`is_read_only` lists what is answered here"),
         }
     }
@@ -423,6 +424,14 @@ impl Service {
 
     pub(super) fn report(&self, open: &OpenPool) -> PoolReport {
         let facts = open.pool.facts();
+        let beside = Beside { work: self.work(open) };
+        let hosts = self.hosts(open.pool.uuid());
+        let report = pool_report(&facts, beside, |volume| self.connections(volume) + hosts);
+        PoolReport { full_in_seconds: self.watch.full_in(&report), ..report }
+    }
+
+    /// What is being done in the background.
+    pub(super) fn work(&self, open: &OpenPool) -> Vec<WorkReport> {
         let shared = open.pool.shared();
         let works = [
             (WorkKind::Resync, &shared.resync_progress),
@@ -435,10 +444,7 @@ impl Service {
             let (done_bytes, total_bytes) = (underway.done.0, underway.total.0);
             Some(WorkReport { kind, done_bytes, total_bytes, bytes_per_second: underway.rate })
         };
-        let beside = Beside { work: works.into_iter().filter_map(report).collect() };
-        let hosts = self.hosts(open.pool.uuid());
-        let report = pool_report(&facts, beside, |volume| self.connections(volume) + hosts);
-        PoolReport { full_in_seconds: self.watch.full_in(&report), ..report }
+        works.into_iter().filter_map(report).collect()
     }
 
     async fn declare_dead(&self, disk: &str) -> Result<String, Failure> {
@@ -518,13 +524,13 @@ impl Service {
         pools.values().find(|p| p.pool.volume(volume).is_some()).cloned().ok_or_else(|| no_volume(volume))
     }
 
-    fn connections(&self, volume: &str) -> u32 {
+    pub(super) fn connections(&self, volume: &str) -> u32 {
         self.target.as_ref().map_or(0, |target| target.connections_of(volume))
     }
 
     /// NVMe hosts that have the volumes of a pool. They have all of them, mounted or not, so that none of these is said
     /// to be in use by that alone.
-    fn hosts(&self, pool: Uuid) -> u32 {
+    pub(super) fn hosts(&self, pool: Uuid) -> u32 {
         let hosts = self.target.as_ref().map_or(0, |target| target.hosts_of(pool));
         u32::try_from(hosts).unwrap_or(u32::MAX)
     }
