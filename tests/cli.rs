@@ -4,6 +4,7 @@
 
 use drystone::control::api::*;
 use drystone::control::codec::{self, LineBuffer};
+use drystone::control::counters::CountersReport;
 use drystone::control::event::{Event, EventKind, EventPage, Level};
 use drystone::control::presence::{Role, StateLock};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -208,6 +209,7 @@ fn answer_with(pool: PoolReport, request: &Request) -> Reply {
         }
         Request::BenchBegin { .. } => Reply::Bench { export: "x".into() },
         Request::Events { after, .. } => Reply::Events(happened(*after)),
+        Request::Counters => Reply::Counters(CountersReport::default()),
         Request::PoolCreate(_)
         | Request::PoolImport { .. }
         | Request::PoolExport { .. }
@@ -691,7 +693,7 @@ fn a_daemons_refusal_is_exit_3_with_its_words() {
 fn every_reading_command_has_a_schema() {
     let place = Place::new();
     place.daemon(well);
-    let commands: [(&[&str], &str); 12] = [
+    let commands: [(&[&str], &str); 13] = [
         (&["status"], "drystone.status/1"),
         (&["pool", "list"], "drystone.pools/1"),
         (&["pool", "show"], "drystone.pool/1"),
@@ -704,6 +706,7 @@ fn every_reading_command_has_a_schema() {
         (&["check"], "drystone.check/1"),
         (&["explain", "DISK_HAS_DATA"], "drystone.explain/1"),
         (&["events"], "drystone.event/1"),
+        (&["top"], "drystone.top/1"),
     ];
     for (line, schema) in commands {
         let ran = place.run(&[line, &["--json"]].concat());

@@ -1,7 +1,7 @@
-//! `events` as a user runs it: what a daemon on files tells, live, later, and after a restart.
+//! `events` and `top` as a user runs them: what a daemon on files tells, live, later, and after a restart.
 
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -55,13 +55,13 @@ impl Place {
     }
 
     /// A daemon; returns when it serves.
-    fn serve(&self) -> Child {
+    fn serve(&self) -> Daemon {
         let mut command = self.command(&["serve", "--nbd", "127.0.0.1:0", "--nvme", "off"]);
-        let mut daemon = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut daemon = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut said = BufReader::new(daemon.stderr.take().unwrap()).lines();
         assert!(said.any(|line| line.unwrap().starts_with("serving NBD on ")));
         std::thread::spawn(move || said.for_each(drop));
-        daemon
+        Daemon(daemon)
     }
 
     fn follow(&self) -> Follower {
@@ -116,9 +116,20 @@ fn signal(child: &Child, signal: nix::sys::signal::Signal) {
     nix::sys::signal::kill(pid, signal).unwrap();
 }
 
-fn stop(mut daemon: Child) {
-    signal(&daemon, nix::sys::signal::Signal::SIGTERM);
-    assert!(daemon.wait().unwrap().success());
+/// A daemon that does not outlive a test that failed.
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It has ended already where the test went well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn stop(mut daemon: Daemon) {
+    signal(&daemon.0, nix::sys::signal::Signal::SIGTERM);
+    assert!(daemon.0.wait().unwrap().success());
 }
 
 #[test]
@@ -165,12 +176,11 @@ fn what_happens_is_told_live_and_is_still_there_after_a_restart() {
 #[test]
 fn a_daemon_that_was_killed_and_a_torn_line_are_survived() {
     let place = Place::new();
-    let mut daemon = place.serve();
+    let daemon = place.serve();
     place.done(&["volume", "create", "data", "--size", "10MB"]);
     let follower = place.follow();
     follower.sees_kind("volume_made", "data");
-    daemon.kill().unwrap();
-    daemon.wait().unwrap();
+    drop(daemon);
     assert_eq!(follower.ended().0, 4);
     let file = place.path("state").join("events.jsonl");
     let mut bytes = std::fs::read(&file).unwrap();
@@ -189,4 +199,90 @@ fn a_daemon_that_was_killed_and_a_torn_line_are_survived() {
     follower.sees_kind("daemon_stopped", "daemon");
     let (code, talk) = follower.ended();
     assert!(code == 4 && talk.contains("[NO_DAEMON]"), "{code}: {talk}");
+}
+
+/// `top` on a terminal of its own, which `script` makes; what is drawn comes back as bytes.
+struct Live {
+    child: Child,
+    drawn: Receiver<u8>,
+    seen: String,
+}
+
+impl Live {
+    /// The terminal's settings are printed when `top` has ended.
+    fn start(place: &Place) -> Live {
+        let line = format!(
+            "stty rows 40 cols 120; {} top; code=$?; stty -a; exit $code",
+            env!("CARGO_BIN_EXE_drystone")
+        );
+        let mut command = Command::new("script");
+        command.args(["-qec", &line, "/dev/null"]).current_dir(place.folder.path());
+        command.env("DRYSTONE_STATE", place.path("state")).env("DRYSTONE_CONTROL", place.path("socket"));
+        command.env("TERM", "xterm").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let (sender, drawn) = channel();
+        let out = child.stdout.take().unwrap();
+        std::thread::spawn(move || {
+            out.bytes().map_while(Result::ok).all(|byte| sender.send(byte).is_ok());
+        });
+        Live { child, drawn, seen: String::new() }
+    }
+
+    fn sees(&mut self, what: &str) {
+        // Pictures come for ever: their bytes are counted as well.
+        while !self.seen.contains(what) && self.seen.len() < 1 << 20 {
+            let byte =
+                self.drawn.recv_timeout(LIMIT).unwrap_or_else(|e| panic!("{what}: {e}: {}", self.seen));
+            self.seen.push(char::from(byte));
+        }
+        assert!(self.seen.contains(what), "{what}: {}", self.seen);
+    }
+
+    /// The exit code, after checking that the terminal is as it was.
+    fn ended(mut self) -> (i32, String) {
+        self.sees("-extproc");
+        self.drawn.iter().for_each(|byte| self.seen.push(char::from(byte)));
+        let left = self.seen.rfind("\x1b[?1049l").expect("it leaves the other screen");
+        let settings = &self.seen[left..];
+        for setting in ["icanon", "echo", "isig", "opost"] {
+            assert!(settings.split_whitespace().any(|word| word == setting), "{setting}: {settings}");
+        }
+        (self.child.wait().unwrap().code().unwrap(), settings.to_owned())
+    }
+}
+
+#[test]
+fn a_picture_of_a_daemon_as_text_and_as_json() {
+    let place = Place::new();
+    let output = place.command(&["top"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(4), "no daemon");
+    let daemon = place.serve();
+    place.done(&["volume", "create", "data", "--size", "10MB"]);
+    let text = place.done(&["top", "--once"]);
+    for part in ["CORE ", "DRIVE ", "VOLUME ", "data", "\nnow  "] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let json: Value = serde_json::from_str(&place.done(&["top", "--json"])).unwrap();
+    assert_eq!(json["schema"], "drystone.top/1");
+    assert_eq!(json["drives"].as_array().unwrap().len(), 3);
+    assert_eq!(json["cores"][0]["index"], 0);
+    assert!(json["took_ns"].as_u64().unwrap() >= 1_000_000_000 && json["limit"].is_string(), "{json}");
+    stop(daemon);
+}
+
+#[test]
+fn the_terminal_is_as_it_was_after_a_key_and_after_an_error() {
+    let place = Place::new();
+    let daemon = place.serve();
+    for key in [b"q".as_slice(), b"\x03"] {
+        let mut live = Live::start(&place);
+        live.sees("CONNECTIONS");
+        live.child.stdin.as_mut().unwrap().write_all(key).unwrap();
+        assert_eq!(live.ended().0, 0);
+    }
+    let mut live = Live::start(&place);
+    live.sees("CONNECTIONS");
+    stop(daemon);
+    let (code, after) = live.ended();
+    assert!(code == 4 && after.contains("[DAEMON_GONE]"), "{code}: {after}");
 }

@@ -90,6 +90,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// What happened, newest last; times are UTC
     Events(EventsArgs),
+    /// Live: link, cores, drives, volumes, background work, and what the limit is now; q ends it
+    Top(TopArgs),
 }
 
 #[derive(Args, Debug)]
@@ -454,6 +456,16 @@ pub struct EventsArgs {
     /// Only this pool, and the daemon
     #[arg(long)]
     pub pool: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct TopArgs {
+    /// Seconds from one picture to the next
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub interval: u32,
+    /// Print one picture as text, and end; so does a pipe, and --json
+    #[arg(long)]
+    pub once: bool,
 }
 
 /// A pool's or volume's name: it appears in NBD addresses and shell commands, so it is plain.

@@ -5,9 +5,10 @@
 use super::args::CheckArgs;
 use super::exit::{Ended, Exit};
 use super::session::Session;
-use super::status::{reserve_is_low, state_of, state_word, usable};
+use super::status::{full_in, reserve_is_low, state_of, state_word, usable};
 use super::words::bytes;
 use crate::control::api::{DriveState, PoolReport, PoolState, StatusReport};
+use crate::daemon::events::FILLING_SOON;
 use serde::Serialize;
 
 /// How bad it is, the worse the later; UNKNOWN only stands alone.
@@ -132,6 +133,9 @@ fn findings_of(pool: &PoolReport) -> Vec<(Level, String)> {
             format!("{name}: only {} to spare of the {needed} that must stay free to heal", bytes(spare));
         found.push((Level::Warning, low));
     }
+    if let Some(time) = full_in(pool).filter(|_| pool.full_in_seconds.is_some_and(|s| s < FILLING_SOON)) {
+        found.push((Level::Warning, format!("{name}: {time} [POOL_FILLING]")));
+    }
     found
 }
 
@@ -227,6 +231,21 @@ mod tests {
         assert_eq!(low.state, Level::Warning);
         let said = "tank: only 19.0 GB to spare of the 200.0 GB that must stay free to heal; ";
         assert!(low.message.starts_with(said), "{}", low.message);
+    }
+
+    #[test]
+    fn a_pool_that_is_full_within_a_week_is_a_warning() {
+        let mut pool = healthy();
+        pool.full_in_seconds = Some(FILLING_SOON);
+        assert_eq!(check(pool.clone()).state, Level::Ok, "a week");
+        pool.full_in_seconds = Some(FILLING_SOON - 1);
+        let soon = check(pool);
+        assert_eq!(soon.state, Level::Warning);
+        assert!(
+            soon.message.starts_with("tank: full in 7 d at this rate [POOL_FILLING]; "),
+            "{}",
+            soon.message
+        );
     }
 
     #[test]

@@ -160,14 +160,7 @@ enum Lost {
 impl Lost {
     fn ended(self, session: &Session) -> Ended {
         match self {
-            Lost::Connection(error) => {
-                let socket = session.globals.control.display();
-                let message = format!("the daemon at {socket} went away: {error}");
-                Ended::unreachable(
-                    Failure::failed("DAEMON_GONE", message)
-                        .with("what happened before is still there: drystone events"),
-                )
-            }
+            Lost::Connection(error) => session.went_away(&error),
             Lost::Answer(reply) => match *reply {
                 Reply::Failed(failure) => failure.into(),
                 other => unexpected(&other),

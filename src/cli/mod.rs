@@ -26,6 +26,7 @@ mod serve;
 mod session;
 mod status;
 mod survey;
+mod top;
 mod volume;
 mod words;
 
@@ -74,5 +75,6 @@ fn execute(session: &Session, command: &Command) -> Result<Exit, Ended> {
         Command::Demo(args) => demo::run(session, args),
         Command::Explain(args) => explain::run(session, args),
         Command::Events(args) => events::run(session, args),
+        Command::Top(args) => top::run(session, args),
     }
 }

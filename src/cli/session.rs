@@ -51,7 +51,8 @@ impl Session {
             | Reply::Volumes { .. }
             | Reply::Disk(_)
             | Reply::Bench { .. }
-            | Reply::Events(_) => Ok(reply),
+            | Reply::Events(_)
+            | Reply::Counters(_) => Ok(reply),
         }
     }
 
@@ -104,6 +105,15 @@ impl Session {
         .with("Nothing was written.")
         .with("is it the right one? --control SOCKET (or DRYSTONE_CONTROL); may you use it? try with sudo");
         Ended::unreachable(failure)
+    }
+
+    /// The daemon ended while it was looked at.
+    pub fn went_away(&self, error: &ClientError) -> Ended {
+        let message = format!("the daemon at {} went away: {error}", self.globals.control.display());
+        Ended::unreachable(
+            Failure::failed("DAEMON_GONE", message)
+                .with("what happened before is still there: drystone events"),
+        )
     }
 
     fn deaf(&self, holder: &str) -> Ended {
@@ -161,6 +171,7 @@ pub fn unexpected(reply: &Reply) -> Ended {
         Reply::Bench { .. } => "bench",
         Reply::Failed(_) => "failed",
         Reply::Events(_) => "events",
+        Reply::Counters(_) => "counters",
     };
     let message = format!("the daemon answered another question (`{kind}`)");
     Failure::failed("ANSWER_UNEXPECTED", message)

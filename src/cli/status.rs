@@ -189,8 +189,15 @@ fn free(pool: &PoolReport) -> u64 {
 
 fn space_lines(pool: &PoolReport) -> String {
     let (used, volumes) = (bytes(pool.allocated_bytes), count(pool.volumes.len(), "volume"));
-    let sum = format!("{} usable = {used} in {volumes} + {} free", bytes(usable(pool)), bytes(free(pool)));
+    let full = full_in(pool).map_or(String::new(), |time| format!("; {time}"));
+    let sum =
+        format!("{} usable = {used} in {volumes} + {} free{full}", bytes(usable(pool)), bytes(free(pool)));
     line("space", &sum) + &protected_line(pool) + &heal_line(pool)
+}
+
+/// When nothing more fits, if what is stored grows as it did; None where that is not known.
+pub fn full_in(pool: &PoolReport) -> Option<String> {
+    pool.full_in_seconds.map(|seconds| format!("full in {} at this rate", duration(seconds)))
 }
 
 /// How much survives any drive, where only part of it does.
@@ -257,14 +264,19 @@ pub fn seconds_left(work: &WorkReport) -> Option<u64> {
     work.total_bytes.saturating_sub(work.done_bytes).checked_div(work.bytes_per_second)
 }
 
-fn work_line(work: &WorkReport) -> String {
-    let label = match work.kind {
+/// What background work is called.
+pub fn work_label(kind: WorkKind) -> &'static str {
+    match kind {
         WorkKind::Resync => "resync",
         WorkKind::Rebuild => "rebuild",
         WorkKind::Scrub => "scrub",
         WorkKind::Spread => "spread",
         WorkKind::Leave => "leaving",
-    };
+    }
+}
+
+fn work_line(work: &WorkReport) -> String {
+    let label = work_label(work.kind);
     let done = percent(work.done_bytes, work.total_bytes);
     let amount =
         format!("{}  {done} %   {} of {}", bar(done), bytes(work.done_bytes), bytes(work.total_bytes));

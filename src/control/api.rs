@@ -3,6 +3,7 @@
 //! The same requests are executed by the command line itself when no daemon runs. Bytes and nanoseconds are
 //! integers; names of enums are lower case; additions only.
 
+use super::counters::CountersReport;
 use super::event::EventPage;
 use crate::pool::state::MemberState;
 use serde::{Deserialize, Serialize};
@@ -93,6 +94,8 @@ pub enum Request {
         after: u64,
         wait_ms: u32,
     },
+    /// What drives, links and cores have done so far.
+    Counters,
 }
 
 impl Request {
@@ -105,7 +108,8 @@ impl Request {
             | Request::VolumeList { .. }
             | Request::VolumeShow { .. }
             | Request::DiskShow { .. }
-            | Request::Events { .. } => true,
+            | Request::Events { .. }
+            | Request::Counters => true,
             Request::DiskRemove { look, .. } => *look,
             Request::PoolCreate(_)
             | Request::PoolImport { .. }
@@ -174,6 +178,7 @@ pub enum Reply {
     Bench { export: String },
     Failed(Failure),
     Events(EventPage),
+    Counters(CountersReport),
 }
 
 /// A refusal or an error, in the form of ux.md: `kind [CODE]: sentence`, facts, next command.

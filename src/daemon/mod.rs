@@ -4,6 +4,7 @@
 
 mod adding;
 pub mod cores;
+mod counting;
 mod demo;
 pub mod events;
 mod failures;

@@ -24,7 +24,7 @@ use crate::pool::unavailable::Unavailable;
 use crate::pool::verdict::Findings;
 use crate::pool::{self, CreatePlan, OpenPlan, Pool, PoolError, REBUILD_AFTER, VolumePlan};
 use crate::reactor::Core;
-use crate::reactor::sync::{Budget, WaitList, oneshot};
+use crate::reactor::sync::{Budget, WaitList, lock, oneshot};
 use crate::target::Target;
 use crate::volume::Volume;
 use crate::volume::catalog::Catalog;
@@ -61,7 +61,7 @@ pub struct Service {
     /// Woken by a request to stop.
     pub stop_asked: WaitList,
     pub stopping: Cell<bool>,
-    pools: RefCell<BTreeMap<String, Rc<OpenPool>>>,
+    pub(super) pools: RefCell<BTreeMap<String, Rc<OpenPool>>>,
     turn: Budget,
     benches: RefCell<BTreeSet<ConnectionId>>,
     pub watch: Watch,
@@ -190,6 +190,7 @@ impl Service {
             Request::Events { after, wait_ms } => {
                 self.events_after(after, Duration::from_millis(u64::from(wait_ms))).await
             }
+            Request::Counters => self.counters().await,
             _ => unreachable!("`is_read_only` lists what is answered here"),
         }
     }
@@ -448,8 +449,19 @@ impl Service {
 
     pub(super) fn report(&self, open: &OpenPool) -> PoolReport {
         let facts = open.pool.facts();
+        let beside = Beside { work: self.work(open) };
+        let hosts = self.hosts(open.pool.uuid());
+        let report = pool_report(&facts, beside, |volume| self.connections(volume) + hosts);
+        PoolReport { full_in_seconds: self.watch.full_in(&report), ..report }
+    }
+
+    /// What is being done in the background.
+    pub(super) fn work(&self, open: &OpenPool) -> Vec<WorkReport> {
         let shared = open.pool.shared();
-        let leaves = facts.members.iter().any(|m| m.leaving && m.used.0 > 0);
+        let leaves = {
+            let live = lock(&shared.live);
+            live.state.members.iter().any(|(id, m)| m.leaving && live.free.in_use(*id) > 0)
+        };
         let moving = if leaves { WorkKind::Leave } else { WorkKind::Spread };
         let works = [
             (WorkKind::Resync, &shared.resync_progress),
@@ -462,10 +474,7 @@ impl Service {
             let (done_bytes, total_bytes) = (underway.done.0, underway.total.0);
             Some(WorkReport { kind, done_bytes, total_bytes, bytes_per_second: underway.rate })
         };
-        let beside = Beside { work: works.into_iter().filter_map(report).collect() };
-        let hosts = self.hosts(open.pool.uuid());
-        let report = pool_report(&facts, beside, |volume| self.connections(volume) + hosts);
-        PoolReport { full_in_seconds: self.watch.full_in(&report), ..report }
+        works.into_iter().filter_map(report).collect()
     }
 
     pub(super) fn open_pools(&self) -> Vec<Rc<OpenPool>> {
@@ -545,13 +554,13 @@ impl Service {
         pools.values().find(|p| p.pool.volume(volume).is_some()).cloned().ok_or_else(|| no_volume(volume))
     }
 
-    fn connections(&self, volume: &str) -> u32 {
+    pub(super) fn connections(&self, volume: &str) -> u32 {
         self.target.as_ref().map_or(0, |target| target.connections_of(volume))
     }
 
     /// NVMe hosts that have the volumes of a pool. They have all of them, mounted or not, so that none of these is said
     /// to be in use by that alone.
-    fn hosts(&self, pool: Uuid) -> u32 {
+    pub(super) fn hosts(&self, pool: Uuid) -> u32 {
         let hosts = self.target.as_ref().map_or(0, |target| target.hosts_of(pool));
         u32::try_from(hosts).unwrap_or(u32::MAX)
     }

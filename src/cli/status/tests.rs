@@ -299,3 +299,12 @@ fn wrong_blocks_ask_for_a_scrub_and_a_stale_drive_for_a_daemon() {
     assert!(text.contains("            drystone pool scrub tank\n"), "{text}");
     assert!(text.contains("            drystone serve\n"), "{text}");
 }
+
+#[test]
+fn when_a_pool_is_full_is_said_beside_its_space() {
+    let mut pool = healthy();
+    let full = "540.0 GB usable = 310.0 GB in 1 volume + 230.0 GB free; full in 12 d at this rate\n";
+    assert!(!pool_screen(&pool, PLAIN).contains("at this rate"));
+    pool.full_in_seconds = Some(12 * 24 * 3600);
+    assert!(pool_screen(&pool, PLAIN).contains(full), "{}", pool_screen(&pool, PLAIN));
+}
