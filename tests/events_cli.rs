@@ -223,7 +223,7 @@ impl Live {
         let (sender, drawn) = channel();
         let out = child.stdout.take().unwrap();
         std::thread::spawn(move || {
-            out.bytes().map_while(Result::ok).all(|byte| sender.send(byte).is_ok());
+            BufReader::new(out).bytes().map_while(Result::ok).all(|byte| sender.send(byte).is_ok());
         });
         Live { child, drawn, seen: String::new() }
     }

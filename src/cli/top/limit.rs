@@ -133,7 +133,8 @@ mod tests {
         assert_eq!(sentence, "nothing that is measured here is full: clients ask for no more");
         let (_, sentence) = told(|r| r.drives.truncate(1));
         assert_eq!(sentence, "nothing is full: clients ask for no more");
-        let (limit, _) = told(|r| r.volumes.iter_mut().for_each(|v| v.nbd_connections = 0));
+        let (limit, _) =
+            told(|r| r.volumes.iter_mut().for_each(|v| (v.nbd_connections, v.nvme_hosts) = (0, 0)));
         assert_eq!(limit, Limit::Nobody);
         let work = WorkReport { kind: WorkKind::Rebuild, done_bytes: 1, total_bytes: 2, bytes_per_second: 1 };
         let (limit, sentence) = told(|r| r.work.push(PoolWork { pool: "tank".into(), work: work.clone() }));
