@@ -76,6 +76,11 @@ pub const CODES: &[Code] = &[
         "Use sudo, or join the group of the socket; if the daemon hangs, restart it.",
     ),
     code(
+        "DATA_BEYOND",
+        "Something is stored beyond the end that the volume is to have. Nothing was changed.",
+        "Make the file system smaller first (resize2fs; xfs cannot) and discard what it freed; or give up what lies beyond: --yes.",
+    ),
+    code(
         "DATA_UNAVAILABLE",
         "No drive that is here holds a readable copy of some of the pool's data. Reading it fails until a drive that has it is back.",
         "Bring back the drives that are missing: `drystone status` names them. Nothing needs to be restored if they come back whole.",
@@ -84,11 +89,6 @@ pub const CODES: &[Code] = &[
         "DEMO_FAILED",
         "A step of the demonstration did not end as it should.",
         "This is a fault of the program, or of the machine's temporary folder: look at the message, and report it.",
-    ),
-    code(
-        "DATA_BEYOND",
-        "Something is stored beyond the end that the volume is to have. Nothing was changed.",
-        "Make the file system smaller first (resize2fs; xfs cannot) and discard what it freed; or give up what lies beyond: --yes.",
     ),
     code(
         "DISK_HAS_DATA",

@@ -3,7 +3,6 @@
 use crate::rig::{BLOCK, Live, MIB, Rig, expect, put, write};
 use drystone::base::units::{MemberId, Span};
 use drystone::block::{Status, WriteFlags};
-use drystone::pool::state::MemberState;
 use drystone::pool::verdict::Findings;
 use drystone::reactor::sync::lock;
 use drystone::sim::{Action, Damage};
@@ -200,7 +199,8 @@ fn a_new_copy_has_its_written_marks_also_if_they_become_again_what_they_were() {
         });
         let live = Live { head, pool, volume };
         rig.wait(&live, || {
-            lock(&shared.live).state.members.values().any(|m| m.state == MemberState::Missing)
+            let live = lock(&shared.live);
+            !live.state.extents_in_use().any(|(copy, _, _)| usize::from(copy.member.0) == gone)
         });
         drop(shared);
         rig.close(live);
