@@ -339,8 +339,8 @@ impl Operator {
                 self.field.ledger.borrow_mut().done();
                 Ok(true)
             }
-            // Without some drives there are too few for the copies, or no majority.
-            Err(_) if self.field.may_lack_space.get() => Ok(false),
+            // Without some drives, or with one that leaves, there are too few for the copies, or no majority.
+            Err(_) if self.field.may_lack_space.get() || self.field.parting.get() => Ok(false),
             Err(error) => Err(Failure::new(Oracle::Answers, format!("{what}: {error}"))),
         }
     }
@@ -443,6 +443,8 @@ impl Operator {
             return Ok(());
         }
         self.field.counts.borrow_mut().operations += 1;
+        // Once it is empty its vote goes, whether or not somebody sees that before the next crash.
+        self.field.parting.set(true);
         // It may come back meanwhile, which is a reason to refuse.
         let _ = self.pool.declare_dead(pick(&mut self.prng, &gone)).await;
         Ok(())
