@@ -34,6 +34,26 @@ fn filled(seed: u64, drives: usize) -> (Rig, Process, Pool) {
     (rig, head, pool)
 }
 
+/// Another volume, with so many slots of the pool's own number of copies.
+fn fill_more(rig: &Rig, head: &Process, pool: &Pool, slots: u64) {
+    let plan = VolumePlan {
+        name: "more".into(),
+        size: ByteLen(slots * MIB),
+        copies: None,
+        unit: None,
+        checksums: true,
+        lba_bytes: None,
+    };
+    let (core, maker) = (head.core(0).clone(), pool.clone());
+    rig.on(head, async move {
+        let volume = maker.create_volume(&core, &plan).await.expect("made");
+        let handle = Arc::new(Volume::in_pool(volume)).handle(&core);
+        for at in 0..slots {
+            put(&handle, at * MIB, 4096, 9).await.expect("written");
+        }
+    });
+}
+
 fn remove(rig: &Rig, head: &Process, pool: &Pool, member: u16) -> Result<(), PoolError> {
     let pool = pool.clone();
     rig.on(head, async move { pool.remove_disk(MemberId(member)).await })
@@ -239,22 +259,7 @@ fn a_drive_without_which_there_is_no_room_stays_and_nothing_is_changed() {
     rig.close(head, pool);
     // Three of 74 extents each; two of them have room for 74 slots.
     let (rig, head, pool) = filled(110, 3);
-    let plan = VolumePlan {
-        name: "more".into(),
-        size: ByteLen(60 * MIB),
-        copies: None,
-        unit: None,
-        checksums: true,
-        lba_bytes: None,
-    };
-    let (core, maker) = (head.core(0).clone(), pool.clone());
-    rig.on(&head, async move {
-        let volume = maker.create_volume(&core, &plan).await.expect("made");
-        let handle = Arc::new(Volume::in_pool(volume)).handle(&core);
-        for at in 0..60 {
-            put(&handle, at * MIB, 4096, 9).await.expect("written");
-        }
-    });
+    fill_more(&rig, &head, &pool, 60);
     let refused = remove(&rig, &head, &pool, 1);
     let Err(PoolError::NoRoomWithout { held, fits, short, .. }) = refused else { panic!("{refused:?}") };
     assert_eq!((held.0 - fits.0, short.0), (12 * MIB, 12 * MIB), "80 slots are six too many");
@@ -357,22 +362,7 @@ fn a_drive_that_is_gone_is_replaced_by_making_its_copies_again() {
 #[test]
 fn a_replacement_that_cannot_be_done_changes_nothing() {
     let (mut rig, head, pool) = filled(114, 2);
-    let plan = VolumePlan {
-        name: "more".into(),
-        size: ByteLen(50 * MIB),
-        copies: None,
-        unit: None,
-        checksums: true,
-        lba_bytes: None,
-    };
-    let (core, maker) = (head.core(0).clone(), pool.clone());
-    rig.on(&head, async move {
-        let volume = maker.create_volume(&core, &plan).await.expect("made");
-        let handle = Arc::new(Volume::in_pool(volume)).handle(&core);
-        for at in 0..50 {
-            put(&handle, at * MIB, 4096, 9).await.expect("written");
-        }
-    });
+    fill_more(&rig, &head, &pool, 50);
     let refused = replace(&mut rig, &head, &pool, 1, 70);
     assert!(matches!(refused, Err(PoolError::NoRoomWithout { .. })), "{refused:?}");
     assert!(matches!(replace(&mut rig, &head, &pool, 9, 70), Err(PoolError::Invalid(_))));

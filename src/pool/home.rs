@@ -18,7 +18,6 @@ use super::open::SAID_DEAD;
 use super::planted::{Planted, is_planted};
 use super::quorum::{Voter, is_forked};
 use super::redundancy::mirror::{Copies, Copy};
-use super::redundancy::stripe::Geometry;
 use super::region::Placement;
 use super::replay::replay;
 use super::reservations::SetReservations;
@@ -695,7 +694,7 @@ impl Batch {
         if record.slots.contains_key(&slot) {
             return Ok(());
         }
-        let stripe = geometry(pool, record).stripe_of(slot);
+        let stripe = record.geometry(pool.extent).stripe_of(slot);
         let rooms = rooms(pool, (&self.state, record), &self.free, stripe, (volume, slot));
         let members = alloc::choose(&rooms, record.copies).ok_or(Status::NoSpace)?;
         if self.fit.as_mut().is_some_and(|fit| !fit.admits(members.len())) {
@@ -720,7 +719,7 @@ impl Batch {
     fn reserve(&mut self, pool: &Shared, job: &Job) -> Result<Copy, Stuck> {
         let record = self.state.volumes.get(&job.volume).ok_or(Stuck::Gone)?;
         let copies = record.slots.get(&job.slot).ok_or(Stuck::Gone)?.copies.clone();
-        let stripe = geometry(pool, record).stripe_of(job.slot);
+        let stripe = record.geometry(pool.extent).stripe_of(job.slot);
         let taken = |m: MemberId| copies.iter().any(|c| c.member == m);
         let mut rooms = rooms(pool, (&self.state, record), &self.free, stripe, (job.volume, job.slot));
         if !is_planted(pool, Planted::MoveBesideCopy) {
@@ -797,23 +796,14 @@ impl Batch {
         if size < record.size {
             return Err(PoolError::Invalid(format!("volume {} is larger than that already", record.name)));
         }
-        let mut geometry = self.geometry(record);
+        let mut geometry = record.geometry(self.state.extent);
         geometry.cover(size, columns);
         Ok(Change::VolumeResized { id, size, segments: geometry.segments })
     }
 
-    fn geometry(&self, record: &VolumeRecord) -> Geometry {
-        Geometry {
-            extent: self.state.extent,
-            region: super::layout::region_size(self.state.extent),
-            unit: record.unit,
-            segments: record.segments.clone(),
-        }
-    }
-
     fn shrink(&self, id: VolumeId, size: ByteLen) -> Result<Change, PoolError> {
         let record = self.state.volumes.get(&id).ok_or_else(|| PoolError::NoVolume(format!("{id:?}")))?;
-        let geometry = self.geometry(record);
+        let geometry = record.geometry(self.state.extent);
         let start_of = |slot: SlotIndex| geometry.byte_of(slot, ByteLen(0)).map_or(u64::MAX, |at| at.0);
         // Its first byte is the lowest of a slot; slots of a stripe begin within a few units of each other.
         if let Some(last) = record.slots.keys().rev().take(COLUMNS).find(|s| start_of(**s) >= size.0) {
@@ -822,11 +812,6 @@ impl Batch {
         }
         Ok(Change::VolumeResized { id, size, segments: record.segments.clone() })
     }
-}
-
-fn geometry(pool: &Shared, record: &VolumeRecord) -> Geometry {
-    let (unit, segments) = (record.unit, record.segments.clone());
-    Geometry { extent: pool.extent, region: pool.region, unit, segments }
 }
 
 /// The members as placement sees them for a slot of this stripe.

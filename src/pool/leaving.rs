@@ -7,7 +7,7 @@
 
 use super::alloc::usable;
 use super::error::PoolError;
-use super::state::{FreeExtents, MemberRecord, MemberState, State};
+use super::state::{FreeExtents, MemberState, State};
 use crate::base::limits::COPIES_MAX;
 use crate::base::units::{ByteLen, MemberId};
 
@@ -84,15 +84,9 @@ impl Fit {
         Fit { rooms, slots }
     }
 
-    /// What is to be held without the members that leave; None if none does. One that is away counts until it is given
-    /// up.
+    /// What is to be held without the members that leave; None if none does.
     pub fn of(state: &State, free: &FreeExtents) -> Option<Fit> {
-        let counts = |(id, m): (&MemberId, &MemberRecord)| match m.state {
-            MemberState::Rebuilding | MemberState::Removed => false,
-            MemberState::Missing | MemberState::Faulted => free.in_use(*id) > 0,
-            MemberState::Active | MemberState::Suspect | MemberState::Stale | MemberState::Resyncing => true,
-        };
-        let stays = state.members.iter().filter(|(_, m)| !m.leaving).filter(|(id, m)| counts((id, m)));
+        let stays = state.members.iter().filter(|(id, m)| m.counts(free.in_use(**id)));
         let rooms = stays.map(|(_, m)| u64::from(m.extents)).collect();
         state.members.values().any(|m| m.leaving).then(|| Fit::new(rooms, state))
     }

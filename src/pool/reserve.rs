@@ -9,7 +9,7 @@
 
 use super::meter::{Gauge, Group, Standing, groups, if_lost};
 use super::redundancy::mirror::Copy;
-use super::state::{FreeExtents, MemberState, State};
+use super::state::{FreeExtents, State};
 use crate::base::limits::COPIES_MAX;
 use crate::base::units::MemberId;
 use std::collections::BTreeMap;
@@ -37,21 +37,11 @@ pub enum Margin {
 }
 
 impl Stored {
-    /// What a state has stored. A member counts until it is given up, or is to leave: while one is away for a moment nothing
-    /// changes.
-    /// Takes time for volumes and for slots with single copies, not for others.
+    /// What a state has stored, on the members that it counts on. Takes time for volumes and for slots with single copies, not for others.
     pub fn of(state: &State, free: &FreeExtents) -> Stored {
         let mut stored = Stored::default();
         for (id, record) in &state.members {
-            let counts = match record.state {
-                _ if record.leaving => false,
-                MemberState::Active | MemberState::Suspect | MemberState::Stale | MemberState::Resyncing => {
-                    true
-                }
-                MemberState::Missing | MemberState::Faulted => free.in_use(*id) > 0,
-                MemberState::Rebuilding | MemberState::Removed => false,
-            };
-            if counts {
+            if record.counts(free.in_use(*id)) {
                 stored.members.insert(*id, u64::from(record.extents));
             }
         }

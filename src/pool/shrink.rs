@@ -11,8 +11,9 @@
 use super::error::PoolError;
 use super::home::VolumeChange;
 use super::volume::PoolVolume;
-use super::{Pool, check_size, check_slots};
-use crate::base::units::{ByteLen, ByteOffset, Span};
+use super::{Pool, alloc, check_size, check_slots};
+use crate::base::limits::COLUMNS_MAX;
+use crate::base::units::{ByteLen, ByteOffset, SlotIndex, Span};
 use crate::block::{AllocationRun, Status, WriteFlags};
 use crate::reactor::Core;
 use crate::reactor::sync::lock;
@@ -79,11 +80,7 @@ impl Pool {
     pub async fn grow_volume(&self, core: &Core, name: &str, size: ByteLen) -> Result<(), PoolError> {
         let volume = self.find(name)?;
         let size = check_size(size)?;
-        let columns = super::alloc::columns_for(
-            self.members_in_sync(),
-            volume.copies,
-            crate::base::limits::COLUMNS_MAX,
-        );
+        let columns = alloc::columns_for(self.members_in_sync(), volume.copies, COLUMNS_MAX);
         check_slots(size, self.shared.extent)?;
         let (end, capacity) = (volume.size(), volume.shape.load().geometry.capacity());
         volume.discard_end(core, end, ByteLen(capacity.0.min(size.0))).await?;
@@ -127,13 +124,12 @@ impl PoolVolume {
             let last = {
                 let live = lock(&self.pool.live);
                 let Some(record) = live.state.volumes.get(&self.id) else { return Ok(ByteOffset(0)) };
-                record.slots.range(..crate::base::units::SlotIndex(before)).next_back().map(|(slot, _)| *slot)
+                record.slots.range(..SlotIndex(before)).next_back().map(|(slot, _)| *slot)
             };
             let Some(last) = last else { return Ok(ByteOffset(0)) };
             let shape = self.shape.load_full();
             let slots = shape.geometry.stripe_of(last);
-            let Some(start) = shape.geometry.byte_of(crate::base::units::SlotIndex(slots.start), ByteLen(0))
-            else {
+            let Some(start) = shape.geometry.byte_of(SlotIndex(slots.start), ByteLen(0)) else {
                 return Ok(ByteOffset(shape.size.0));
             };
             let stripe = shape.geometry.stripe_at(start).1;

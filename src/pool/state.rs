@@ -3,9 +3,9 @@
 //! `State` is what a checkpoint stores; `Change` is what a log record stores; `State::apply` is the only way
 //! from one to the next, so that a replayed log gives what the running pool had. Pure.
 
-use super::layout::member_layout;
+use super::layout::{member_layout, region_size};
 use super::redundancy::mirror::{Copies, Copy};
-use super::redundancy::stripe::Segment;
+use super::redundancy::stripe::{Geometry, Segment};
 use super::verdict::Findings;
 use crate::base::limits::{LINEAGE_MAX, MEMBERS_MAX};
 use crate::base::units::{ByteLen, ExtentIndex, MemberId, SlotIndex, VolumeId};
@@ -77,6 +77,19 @@ pub struct MemberRecord {
     pub name: String,
 }
 
+impl MemberRecord {
+    /// Whether the pool counts on the room of a member with so many extents in use: until it is given up, or is to leave.
+    /// While one is away for a moment nothing changes.
+    pub fn counts(&self, in_use: u32) -> bool {
+        match self.state {
+            _ if self.leaving => false,
+            MemberState::Active | MemberState::Suspect | MemberState::Stale | MemberState::Resyncing => true,
+            MemberState::Missing | MemberState::Faulted => in_use > 0,
+            MemberState::Rebuilding | MemberState::Removed => false,
+        }
+    }
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct VolumeRecord {
     pub uuid: Uuid,
@@ -91,6 +104,14 @@ pub struct VolumeRecord {
     pub reservations: Arc<[u8]>,
     pub segments: Vec<Segment>,
     pub slots: BTreeMap<SlotIndex, SlotRecord>,
+}
+
+impl VolumeRecord {
+    /// Its address arithmetic, in a pool with this extent size.
+    pub fn geometry(&self, extent: ByteLen) -> Geometry {
+        let (region, segments) = (region_size(extent), self.segments.clone());
+        Geometry { extent, region, unit: self.unit, segments }
+    }
 }
 
 /// Where a slot's copies lie.

@@ -279,13 +279,7 @@ impl PoolVolume {
 }
 
 fn shape_of(pool: &Shared, record: &VolumeRecord) -> Shape {
-    let geometry = Geometry {
-        extent: pool.extent,
-        region: pool.region,
-        unit: record.unit,
-        segments: record.segments.clone(),
-    };
-    Shape { name: record.name.clone(), size: record.size, geometry }
+    Shape { name: record.name.clone(), size: record.size, geometry: record.geometry(pool.extent) }
 }
 
 /// The part of a payload that a fragment covers: shared where it lies in one buffer with the volume's alignment,
