@@ -146,17 +146,14 @@ async fn room(session: &Session, command: &Command) -> Result<Result<Option<Shar
     if command.memory == 0 {
         return Ok(Ok(None));
     }
-    let memory = u64::from(command.memory);
-    if session.waiting.borrow().is_empty()
-        && let Some(share) = session.link.try_hold(memory)
-    {
+    if let Some(share) = session.room_now(command) {
         return Ok(Ok(Some(share)));
     }
     let asks = session.waiting.borrow().iter().any(|command| command.request > 0);
     if asks || !session.transfers.borrow().is_empty() {
         return Ok(Err(Status::INTERRUPTED));
     }
-    let share = session.link.hold(memory).await.ok_or(Gone)?;
+    let share = session.link.hold(u64::from(command.memory)).await.ok_or(Gone)?;
     if session.waited_too_long(command) {
         return Err(Gone);
     }
@@ -190,6 +187,14 @@ impl Session {
     /// Bytes of data that may lie behind a command.
     fn capsule_max(&self) -> u32 {
         if self.queue.id == 0 { FABRICS_DATA_MAX } else { CAPSULE_DATA_MAX }
+    }
+
+    /// Room for a command, if there is some and nobody waits for it.
+    fn room_now(&self, command: &Command) -> Option<Share> {
+        if !self.waiting.borrow().is_empty() {
+            return None;
+        }
+        self.link.try_hold(u64::from(command.memory))
     }
 
     /// Whether a command waited for memory for so long that it is not begun any more: then the connection ends.
@@ -230,9 +235,7 @@ fn admit(session: &Rc<Session>, command: Command) {
     if command.memory == 0 {
         return begin(session, command, None);
     }
-    if session.waiting.borrow().is_empty()
-        && let Some(share) = session.link.try_hold(u64::from(command.memory))
-    {
+    if let Some(share) = session.room_now(&command) {
         return begin(session, command, Some(share));
     }
     session.waiting.borrow_mut().push_back(command);
