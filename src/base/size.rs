@@ -26,6 +26,11 @@ const UNITS: [(&str, u64); 12] = [
     ("PIB", 1 << 50),
 ];
 
+/// `1 copy`, `2 copies`.
+pub fn show_copies(number: u8) -> String {
+    if number == 1 { "1 copy".to_owned() } else { format!("{number} copies") }
+}
+
 /// Reads a size. Units are not case-sensitive; one decimal point is allowed (`1.5TB`).
 pub fn parse_size(text: &str) -> Result<ByteLen, SizeError> {
     let malformed = || SizeError::Malformed(text.to_owned());

@@ -5,7 +5,7 @@
 use super::args::CheckArgs;
 use super::exit::{Ended, Exit};
 use super::session::Session;
-use super::status::{full_in, reserve_is_low, state_of, state_word, usable};
+use super::status::{full_in, reserve_is_low, state_of, state_word};
 use super::words::bytes;
 use crate::control::api::{DriveState, PoolReport, PoolState, StatusReport};
 use crate::daemon::events::FILLING_SOON;
@@ -96,7 +96,7 @@ fn summary(pool: &PoolReport) -> String {
         pool.name,
         state_word(pool.state),
         bytes(pool.allocated_bytes),
-        bytes(usable(pool))
+        bytes(pool.usable())
     )
 }
 
@@ -168,7 +168,7 @@ fn perfdata(pool: &PoolReport) -> String {
     format!(
         "{name}_used={}B;;;0;{} {name}_below_promise={}B;0;;0 {name}_unavailable={}B;;0;0 {name}_drives_bad={bad};0;;0;{}",
         pool.allocated_bytes,
-        usable(pool),
+        pool.usable(),
         pool.below_promise_bytes,
         pool.unavailable_bytes,
         pool.drives.len()

@@ -193,10 +193,7 @@ fn screen(plan: &Plan, typed: &[String]) -> String {
     let drives = super::words::count(plan.drives.len(), "drive");
     let usable_drives = plan.drives.iter().filter(|d| d.extents > 0).count();
     let mut text = format!("{drives}, {} raw. Nothing was written.\n\n", bytes(plan.raw_bytes));
-    text += &table(
-        &[("DRIVE", Side::Left), ("SIZE", Side::Right), ("STATE", Side::Left), ("HOLDS", Side::Left)],
-        &plan.drives.iter().map(drive_row).collect::<Vec<_>>(),
-    );
+    text += &drives_table(&plan.drives);
     text += "\n";
     text += &table(
         &[
@@ -210,6 +207,13 @@ fn screen(plan: &Plan, typed: &[String]) -> String {
     );
     let advice = advice(plan, typed);
     if advice.is_empty() { text } else { format!("{text}\n{}\n", advice.join("\n")) }
+}
+
+fn drives_table(drives: &[PlannedDrive]) -> String {
+    table(
+        &[("DRIVE", Side::Left), ("SIZE", Side::Right), ("STATE", Side::Left), ("HOLDS", Side::Left)],
+        &drives.iter().map(drive_row).collect::<Vec<_>>(),
+    )
 }
 
 fn drive_row(drive: &PlannedDrive) -> Vec<String> {

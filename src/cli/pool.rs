@@ -7,7 +7,8 @@ use super::exit::{Ended, Exit};
 use super::interrupt::Interrupt;
 use super::session::Session;
 use super::words::{Side, bytes, count, duration, percent, table};
-use super::{status, volume, words};
+use super::{status, volume};
+use crate::base::size::show_copies;
 use crate::control::api::{Failure, PoolCreate, PoolReport, Request, WorkKind, WorkReport};
 use crate::control::refusal::admit;
 use crate::disk::inspect::{Drive, Holding, Standing};
@@ -75,7 +76,7 @@ fn copies(protect: Option<Protect>, copies: Option<u8>) -> Result<u8, Failure> {
 }
 
 fn contradiction(protect: &str, copies: u8) -> Failure {
-    let message = format!("--protect {protect} and {} contradict each other", words::copies(copies));
+    let message = format!("--protect {protect} and {} contradict each other", show_copies(copies));
     Failure::refused("COPIES_CONTRADICT", message).with("`none` means one copy, `drive` two or more")
 }
 
@@ -106,7 +107,7 @@ fn list_screen(pools: &[PoolReport]) -> String {
             pool.name.clone(),
             status::state_word(pool.state).to_owned(),
             pool.copies.to_string(),
-            bytes(status::usable(pool)),
+            bytes(pool.usable()),
             bytes(pool.allocated_bytes),
             pool.drives.len().to_string(),
             pool.volumes.len().to_string(),

@@ -6,7 +6,8 @@ use super::args::StatusArgs;
 use super::exit::{Ended, Exit};
 use super::screen::{Paint, Tone};
 use super::session::Session;
-use super::words::{Side, bar, bytes, copies, count, duration, percent, table};
+use super::words::{Side, bar, bytes, count, duration, percent, table};
+use crate::base::size::show_copies;
 use crate::control::api::{
     DriveReport, DriveState, LostReport, PoolReport, PoolState, StatusReport, VolumeReport, WorkKind,
     WorkReport,
@@ -119,11 +120,11 @@ fn headline(pool: &PoolReport, paint: Paint) -> String {
 fn sentence(pool: &PoolReport) -> String {
     match pool.state {
         PoolState::Safe if pool.allocated_bytes == 0 => {
-            format!("nothing is stored yet; every block will have {}", copies(pool.copies))
+            format!("nothing is stored yet; every block will have {}", show_copies(pool.copies))
         }
         PoolState::Safe => {
             let fewest = pool.volumes.iter().map(|v| v.copies).min().unwrap_or(pool.copies);
-            format!("every block has {} on {fewest} drives", copies(fewest))
+            format!("every block has {} on {fewest} drives", show_copies(fewest))
         }
         PoolState::AtRisk => at_risk(pool),
         PoolState::DataUnavailable => {
@@ -177,21 +178,11 @@ fn complaint(drive: &DriveReport) -> String {
     if drive.reason.is_empty() { what.to_owned() } else { format!("{what}: {}", drive.reason) }
 }
 
-/// Allocated bytes and what is free for the pool's own number of copies.
-pub fn usable(pool: &PoolReport) -> u64 {
-    pool.allocated_bytes.saturating_add(free(pool))
-}
-
-fn free(pool: &PoolReport) -> u64 {
-    let at = usize::from(pool.copies.max(1) - 1);
-    pool.free_bytes.get(at).copied().unwrap_or(0)
-}
-
 fn space_lines(pool: &PoolReport) -> String {
     let (used, volumes) = (bytes(pool.allocated_bytes), count(pool.volumes.len(), "volume"));
     let full = full_in(pool).map_or(String::new(), |time| format!("; {time}"));
     let sum =
-        format!("{} usable = {used} in {volumes} + {} free{full}", bytes(usable(pool)), bytes(free(pool)));
+        format!("{} usable = {used} in {volumes} + {} free{full}", bytes(pool.usable()), bytes(pool.free()));
     line("space", &sum) + &protected_line(pool) + &heal_line(pool)
 }
 

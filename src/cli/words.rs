@@ -12,11 +12,6 @@ pub fn count(number: usize, one: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
 }
 
-/// `1 copy`, `2 copies`.
-pub fn copies(number: u8) -> String {
-    if number == 1 { "1 copy".to_owned() } else { format!("{number} copies") }
-}
-
 /// A time that people plan with: whole seconds, minutes, hours or days.
 pub fn duration(seconds: u64) -> String {
     match seconds {

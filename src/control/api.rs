@@ -322,6 +322,18 @@ pub struct LostReport {
     pub length_bytes: u64,
 }
 
+impl PoolReport {
+    /// Bytes that are free for the pool's own number of copies.
+    pub fn free(&self) -> u64 {
+        self.free_bytes.get(usize::from(self.copies.max(1) - 1)).copied().unwrap_or(0)
+    }
+
+    /// That and what is allocated, bytes.
+    pub fn usable(&self) -> u64 {
+        self.allocated_bytes.saturating_add(self.free())
+    }
+}
+
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkKind {

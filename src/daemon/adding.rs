@@ -2,7 +2,7 @@
 
 use super::failures::pool_failure;
 use super::service::Service;
-use crate::base::size::show_size;
+use crate::base::size::{show_copies, show_size};
 use crate::base::units::ByteLen;
 use crate::control::api::{DiskAdd, Failure, PoolReport};
 use crate::control::refusal::{Joined, admit_added};
@@ -73,12 +73,8 @@ fn to_spread(facts: &PoolFacts) -> ByteLen {
 /// What was added, and what the pool is now.
 fn told(drives: &[Drive], before: &PoolReport, after: &PoolReport, spread: ByteLen, serves: bool) -> String {
     let mut lines: Vec<String> = drives.iter().map(|d| format!("+ {}", d.label())).collect();
-    let usable = |report: &PoolReport| {
-        let free = report.free_bytes.get(usize::from(report.copies.max(1) - 1)).copied().unwrap_or(0);
-        report.allocated_bytes.saturating_add(free)
-    };
-    let show = |report: &PoolReport| show_size(ByteLen(usable(report)));
-    let copies = if after.copies == 1 { "1 copy".to_owned() } else { format!("{} copies", after.copies) };
+    let show = |report: &PoolReport| show_size(ByteLen(report.usable()));
+    let copies = show_copies(after.copies);
     let spreading = match (spread.0, serves) {
         (0, _) => String::new(),
         (_, true) => format!(" Spreading {} over all drives: drystone status", show_size(spread)),
@@ -87,7 +83,7 @@ fn told(drives: &[Drive], before: &PoolReport, after: &PoolReport, spread: ByteL
         }
     };
     lines.push(format!("{}: {} -> {} usable, {copies}.{spreading}", after.name, show(before), show(after)));
-    lines.push(match usable(after) > usable(before) {
+    lines.push(match after.usable() > before.usable() {
         true => {
             "Writes were never stopped. Room for a volume: drystone volume grow VOLUME --size SIZE".to_owned()
         }

@@ -2,7 +2,7 @@
 
 use super::failures::pool_failure;
 use super::service::{OpenPool, Service, no_disk};
-use crate::base::size::show_size;
+use crate::base::size::{show_copies, show_size};
 use crate::control::api::Failure;
 use crate::pool::leaving::Departure;
 use crate::pool::report::MemberFacts;
@@ -61,7 +61,7 @@ impl Service {
                 show_size(held)
             ),
         };
-        let copies = if copies == 1 { "1 copy".to_owned() } else { format!("{copies} copies") };
+        let copies = show_copies(copies);
         let after = format!("{pool} then has {} usable, {copies}.", show_size(usable));
         match look {
             true => {

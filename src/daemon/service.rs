@@ -8,7 +8,7 @@ use super::failures::pool_failure;
 use super::registry::{self, KnownPool};
 use super::reports::{Beside, pool_report};
 use crate::base::limits::BLOCK;
-use crate::base::size::show_size;
+use crate::base::size::{show_copies, show_size};
 use crate::base::units::{ByteLen, Span};
 use crate::bench::NETWORK_EXPORT;
 use crate::control::api::{
@@ -505,7 +505,7 @@ impl Service {
         let volume = open.pool.create_volume(&self.core, &plan).await.map_err(|e| pool_failure(&e))?;
         let (size, copies) = (volume.shape.load().size, volume.copies);
         self.catalog.insert(Arc::new(Volume::in_pool(volume)));
-        let copies = if copies == 1 { "1 copy".to_owned() } else { format!("{copies} copies") };
+        let copies = show_copies(copies);
         let served = if self.listening.borrow().is_empty() { "" } else { "; served at once" };
         Ok(format!("volume {}: {}, {copies}{served}", create.name, show_size(size)))
     }

@@ -1,7 +1,8 @@
 //! `plan --pool`: what a pool would be with more drives.
 
-use super::{Layout, PlannedDrive, drive_row, layout, layout_row, objection_to, planned};
+use super::{Layout, PlannedDrive, drives_table, layout, layout_row, objection_to, planned};
 use crate::base::limits::COPIES_MAX;
+use crate::base::size::show_copies;
 use crate::base::units::ByteLen;
 use crate::cli::words::{Side, bytes, count, duration, table};
 use crate::control::api::{DriveReport, DriveState, PoolReport};
@@ -89,10 +90,7 @@ pub(super) fn screen(growth: &Growth, typed: &[String]) -> String {
         count(growth.drives.len(), "more drive"),
         bytes(raw)
     );
-    text += &table(
-        &[("DRIVE", Side::Left), ("SIZE", Side::Right), ("STATE", Side::Left), ("HOLDS", Side::Left)],
-        &growth.drives.iter().map(drive_row).collect::<Vec<_>>(),
-    );
+    text += &drives_table(&growth.drives);
     text += "\n";
     let row = |(now, then): (&Layout, &Layout)| {
         let mut row = layout_row(then, growth.drives.iter().filter(|d| d.extents > 0).count());
@@ -117,7 +115,7 @@ fn advice(growth: &Growth, typed: &[String]) -> Vec<String> {
     let mut lines = Vec::new();
     let of = |layouts: &[Layout]| layouts[usize::from(growth.copies.clamp(1, 3)) - 1].usable_bytes;
     let (now, then) = (of(&growth.now), of(&growth.then));
-    let copies = if growth.copies == 1 { "1 copy".to_owned() } else { format!("{} copies", growth.copies) };
+    let copies = show_copies(growth.copies);
     let name = &growth.pool;
     lines.push(match then > now {
         true => format!("{name} has {copies}: {} -> {} usable, {} stored.", bytes(now), bytes(then), bytes(growth.stored_bytes)),

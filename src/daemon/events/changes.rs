@@ -2,7 +2,8 @@
 
 use super::draft::Draft;
 use super::drives::drive_changes;
-use super::words::{free, protection, show, state_word, usable, work_word};
+use super::words::{protection, show, state_word, work_word};
+use crate::base::size::show_copies;
 use crate::control::api::{LostReport, PoolReport, PoolState, Request, ScrubReport, WorkReport};
 use crate::control::event::{EventKind, Level};
 
@@ -95,8 +96,7 @@ fn volume_changes(before: &PoolReport, after: &PoolReport) -> Vec<Draft> {
         let name = &volume.name;
         let size = show(volume.size_bytes);
         let Some(old) = before.volumes.iter().find(|b| b.uuid == volume.uuid) else {
-            let copies =
-                if volume.copies == 1 { "1 copy".to_owned() } else { format!("{} copies", volume.copies) };
+            let copies = show_copies(volume.copies);
             let message = format!("volume {name} was made: {size}, {copies}");
             drafts.push(Draft::info(EventKind::VolumeMade, pool, name, message));
             continue;
@@ -229,17 +229,17 @@ enum Room {
 }
 
 fn room(pool: &PoolReport) -> Room {
-    match free(pool) {
+    match pool.free() {
         _ if pool.allocated_bytes == 0 => Room::Enough,
         0 => Room::None,
-        free if free < usable(pool) / 10 => Room::Low,
+        free if free < pool.usable() / 10 => Room::Low,
         _ => Room::Enough,
     }
 }
 
 fn space_change(before: &PoolReport, after: &PoolReport) -> Option<Draft> {
     let (name, kind) = (&after.name, EventKind::Space);
-    let left = format!("{} of {} are free in pool {name}", show(free(after)), show(usable(after)));
+    let left = format!("{} of {} are free in pool {name}", show(after.free()), show(after.usable()));
     match (room(before), room(after)) {
         (was, is) if was == is => None,
         (_, Room::None) => {

@@ -140,7 +140,7 @@ impl Watch {
 
     /// Seconds until a pool is full, if that can be told.
     pub fn full_in(&self, pool: &PoolReport) -> Option<u64> {
-        self.fillings.borrow().get(&pool.uuid)?.full_in(words::free(pool))
+        self.fillings.borrow().get(&pool.uuid)?.full_in(pool.free())
     }
 
     /// The first events after the one of this number.

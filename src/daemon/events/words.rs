@@ -42,12 +42,3 @@ pub fn protection(pool: &PoolReport) -> String {
         none => format!("{} cannot be read", show(none)),
     }
 }
-
-/// What is free for the pool's own number of copies, and that with what is stored, bytes.
-pub fn free(pool: &PoolReport) -> u64 {
-    pool.free_bytes.get(usize::from(pool.copies.max(1)) - 1).copied().unwrap_or(0)
-}
-
-pub fn usable(pool: &PoolReport) -> u64 {
-    pool.allocated_bytes.saturating_add(free(pool))
-}
