@@ -303,6 +303,9 @@ fn settle(
     if written.is_err() {
         // Copies may differ now, and nobody may take the mark away before they have been compared.
         state.unsettled = true;
+        if let Some(incoming) = state.placement.as_mut().and_then(|placement| placement.incoming.as_mut()) {
+            incoming.torn = true;
+        }
     }
     written?;
     let range = index(blocks.start)..index(blocks.end);

@@ -81,7 +81,7 @@ impl Moves {
         let known = |incomer: &&Incomer| incomer.stamp == stamp && region.0 < incomer.passed;
         let Incomer { copy, .. } = under_way.get(&(volume, slot)).filter(known)?;
         // A region that was forgotten since has been passed as a whole: it is held in memory while it is copied.
-        Some(Incoming { copy: *copy, upto: u32::MAX })
+        Some(Incoming { copy: *copy, upto: u32::MAX, torn: false })
     }
 
     /// False if another copy of the slot is being moved: one at a time.
@@ -202,7 +202,7 @@ async fn admit(
     if !is_planted(pool, Planted::RebuildWithoutWriteThrough)
         && let Some(placement) = &mut region.state().placement
     {
-        placement.incoming = Some(Incoming { copy: target.copy, upto: 0 });
+        placement.incoming = Some(Incoming { copy: target.copy, upto: 0, torn: false });
     }
     give_block(volume, core, &hold, target).await.map_err(|_| Stuck::Failed)
 }
@@ -248,7 +248,9 @@ async fn copy_region(
         let blocks = pool.next_step(core, region, first).await;
         let hold = region.hold(blocks.clone(), true).await;
         placed(core, pool, volume, job, &hold).await?;
-        let unreadable = if job.to.is_some() { Unreadable::Stays } else { Unreadable::Lost };
+        // What a failed write left does not fit its checksum, and the next opening takes it for what it is.
+        let stays = job.to.is_some() || region.state().unsettled;
+        let unreadable = if stays { Unreadable::Stays } else { Unreadable::Lost };
         let copied = copy_chunk(volume, core, &hold, target, blocks.clone(), unreadable).await;
         copied.map_err(|_| Stuck::Failed)?;
         if let Some(incoming) = region.state().placement.as_mut().and_then(|p| p.incoming.as_mut()) {
@@ -267,7 +269,10 @@ async fn switch(core: &Core, pool: &Arc<Shared>, job: &Job, to: Copy) -> Result<
     for number in 0..pool.regions_per_slot() {
         let region = pool.region(volume.id, job.slot, RegionIndex(number), volume.checksums);
         let hold = region.hold(0..pool.region_blocks(), true).await;
-        placed(core, pool, &volume, job, &hold).await?;
+        let placement = placed(core, pool, &volume, job, &hold).await?;
+        if placement.incoming.is_some_and(|incoming| incoming.torn) {
+            return Err(Stuck::Failed);
+        }
         holds.push(hold);
     }
     // What is saved from here on must not reach the old copy any more: its extent is another's after the commit.

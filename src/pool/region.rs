@@ -44,6 +44,8 @@ pub struct Incoming {
     pub copy: Copy,
     /// Blocks below this one.
     pub upto: u32,
+    /// A write failed meanwhile, and what it left here may differ from what the others have.
+    pub torn: bool,
 }
 
 /// How far a region's content has been read from its members.

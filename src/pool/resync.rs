@@ -27,6 +27,7 @@ use crate::base::limits::BLOCK;
 use crate::base::units::{ByteLen, RegionIndex, SlotIndex, VolumeId};
 use crate::block::Status;
 use crate::disk::{Patience, in_words};
+use crate::io::buf::BufMut;
 use crate::reactor::Core;
 use crate::reactor::sync::{lock, oneshot};
 use futures_util::future::join_all;
@@ -307,19 +308,7 @@ async fn copy_run(
     unreadable: Unreadable,
 ) -> Result<(), Status> {
     match read_blocks(volume, core, hold, run.clone()).await {
-        Ok(Some(bytes)) => {
-            let region = hold.region().key.region;
-            let offset = volume.offset_in_extent(region, ByteLen(u64::from(run.start) * BLOCK));
-            let at = target.member.layout.data(target.copy.extent, offset);
-            let written = target.disk().write(core, at, bytes.freeze(), false, Patience::Peers).await;
-            if let Err(errno) = written {
-                let reason = format!("a write failed: {}", in_words(errno));
-                volume.pool.member_failed(&target.member, reason).await?;
-                return Err(Status::Io);
-            }
-            Ok(())
-        }
-        Ok(None) => Ok(()),
+        Ok(bytes) => give_run(volume, core, hold, target, run.start, bytes).await,
         Err(_) if unreadable == Unreadable::Stays => Err(Status::Io),
         // One bad block does not keep the others from being copied; it stays bad, on every copy.
         Err(_) if run.len() > 1 => {
@@ -328,16 +317,50 @@ async fn copy_run(
             }
             Ok(())
         }
-        // What a drive that is about to fail does not give is not lost.
-        Err(_) if !has_live_source(volume, core, hold).await => Err(Status::Io),
-        Err(_) => {
-            // Where nothing tells that what the target has there is not what was written, that is remembered.
-            if !volume.checksums {
-                lose(volume, core, hold, run.start).await?;
-            }
-            Ok(())
-        }
+        Err(_) => copy_again(volume, core, hold, target, run.start).await,
     }
+}
+
+/// Copies a block that could not be read, if it can be now that its drive is known to answer: it may only have been silent.
+async fn copy_again(
+    volume: &PoolVolume,
+    core: &Core,
+    hold: &Hold,
+    target: &Reached,
+    block: u32,
+) -> Result<(), Status> {
+    // What a drive that is about to fail does not give is not lost.
+    if !has_live_source(volume, core, hold).await {
+        return Err(Status::Io);
+    }
+    match read_blocks(volume, core, hold, block..block + 1).await {
+        Ok(bytes) => give_run(volume, core, hold, target, block, bytes).await,
+        Err(_) if !has_live_source(volume, core, hold).await => Err(Status::Io),
+        // Where nothing tells that what the target has there is not what was written, that is remembered.
+        Err(_) if !volume.checksums => lose(volume, core, hold, block).await,
+        Err(_) => Ok(()),
+    }
+}
+
+/// Writes blocks that were read, from this one on, to another member; None: none of them was ever written.
+async fn give_run(
+    volume: &PoolVolume,
+    core: &Core,
+    hold: &Hold,
+    target: &Reached,
+    first: u32,
+    bytes: Option<BufMut>,
+) -> Result<(), Status> {
+    let Some(bytes) = bytes else { return Ok(()) };
+    let offset = volume.offset_in_extent(hold.region().key.region, ByteLen(u64::from(first) * BLOCK));
+    let at = target.member.layout.data(target.copy.extent, offset);
+    let written = target.disk().write(core, at, bytes.freeze(), false, Patience::Peers).await;
+    if let Err(errno) = written {
+        let reason = format!("a write failed: {}", in_words(errno));
+        volume.pool.member_failed(&target.member, reason).await?;
+        return Err(Status::Io);
+    }
+    Ok(())
 }
 
 /// Whether a drive with a copy of a region that can be believed still answers: it gives the region block.
