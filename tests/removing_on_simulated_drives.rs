@@ -305,6 +305,36 @@ fn one_that_was_said_to_be_dead_is_gone_when_its_copies_are_made_again() {
     rig.close(head, pool);
 }
 
+/// A drive that falls silent at any moment of its way out keeps clients waiting no longer than any other.
+#[test]
+fn clients_do_not_wait_long_for_a_drive_that_hangs_while_it_leaves() {
+    for at_us in (0..1200).step_by(60) {
+        let rig = Rig::used(700 + at_us, 3);
+        let head = rig.world.boot(1);
+        let pool = rig.open(&head).expect("opens");
+        let (core, remover) = (head.core(0).clone(), pool.clone());
+        rig.on(&head, async move {
+            remover.remove_disk(MemberId(1)).await.expect("it leaves");
+            while remover.facts().members.iter().any(|m| m.id.0 == 1 && m.used.0 > 0) {
+                core.sleep(Duration::from_micros(20)).await;
+            }
+            core.sleep(Duration::from_micros(at_us)).await;
+        });
+        rig.disk(1).hang();
+        let writer = rig.handle(&head, &pool);
+        let took = rig.on(&head, async move {
+            let begun = writer.core().now();
+            put(&writer, 12 * MIB, MIB, 3).await.expect("written");
+            writer.core().now().since(begun)
+        });
+        assert!(took < Duration::from_secs(10), "{took:?} with a drive that hangs after {at_us} us");
+        rig.disk(1).release();
+        rig.pass(&head, 100);
+        rig.check(&head, &pool);
+        rig.close(head, pool);
+    }
+}
+
 /// A new drive of so many megabytes in the place of a member.
 fn replace(rig: &mut Rig, head: &Process, pool: &Pool, member: u16, mb: u64) -> Result<(), PoolError> {
     let path = PathBuf::from("/dev/new");

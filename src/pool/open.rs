@@ -312,6 +312,9 @@ async fn start(
     let opening = core.with_prng(|prng| prng.u64() | 1);
     let opened = Change::Opened { forced, mark: opening };
     let newest = elected.replayed.position.age();
+    for (voter, log) in &logs {
+        tracing::debug!(?voter, held = ?log.held, ?newest, current = is_current(newest, log.held), "log found");
+    }
     let current = |age: Age| is_planted(core, Planted::OldImageBelieved) || is_current(newest, age);
     let (changes, reasons) = judge(&elected, &logs, &candidates, (opened, current), core.wall_ns());
     let position = elected.replayed.position;
@@ -325,6 +328,7 @@ async fn start(
     let witness = witness_to_write(core, plan, state.pool, witness).await;
     let mut votes = build_votes(&state, &members, witness, &logs, position, forced);
     let witness = witness_of(&votes);
+    votes.secure(core).await;
     votes.catch_up(core, &old, &behind(position, &logs)).await;
     let kept_marks = KeptMarks::open(core, plan.memory_folder.as_deref(), &plan.witness_folder, state.pool);
     kept_marks.begin(&old, position.sequence, opening);
@@ -580,6 +584,9 @@ async fn run(
         mend(core, disk).await;
     }
     let shared = Arc::new(Shared::new(live, members, plan, kept_marks, sender));
+    if !shared.kept_marks.knows_drives() {
+        shared.note_drives();
+    }
     hand_down(core, &shared);
     publish(&shared);
     core.spawn(Home { core: core.clone(), pool: shared.clone(), votes, requests }.run());
@@ -593,6 +600,7 @@ async fn run(
     }
     settle_crash(core, &shared, clean).await?;
     settle::restore_marks(core, &shared).await;
+    shared.note_drives();
     core.spawn(cleaner(core.clone(), shared.clone()));
     core.spawn(resync::run(core.clone(), shared.clone()));
     core.spawn(scrub::run(core.clone(), shared.clone()));

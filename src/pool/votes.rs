@@ -118,6 +118,22 @@ impl Votes {
         self.votes.extend(vote);
     }
 
+    /// Makes durable what was found. A process that was killed may have left the newest checkpoint in a drive's cache, and the
+    /// one to come takes the place of the one before it.
+    pub async fn secure(&mut self, core: &Core) {
+        let flushes = self.votes.iter().map(async |vote| match vote.place.disk() {
+            Some(disk) => disk.flush(core, Patience::Opening).await,
+            None => Ok(()),
+        });
+        let ended = join_all(flushes).await;
+        for (vote, end) in self.votes.iter_mut().zip(ended) {
+            if let Err(errno) = end {
+                vote.alive = false;
+                self.failed.push((vote.voter, errno));
+            }
+        }
+    }
+
     /// Brings votes that lack the newest commit up to it, before another one is made: otherwise an opening that is
     /// cut off after a crash within a commit would leave members in sync that lack two. `state` is the one at the
     /// present position.
@@ -141,14 +157,14 @@ impl Votes {
         }
     }
 
-    /// How long is waited for a vote: shorter where the others are a majority without it.
+    /// How long is waited for a vote: shorter where the others are enough without it.
     fn patience(&self) -> Patience {
-        if self.parting.is_some() {
-            return Patience::Alone;
-        }
-        let tally = self.tally();
-        let without = Tally { present: tally.present.saturating_sub(1), ..tally };
-        let spared = without.present > 0 && (without.is_majority() || self.forced);
+        let spares = |Tally { present, total }| {
+            let others = Tally { present: present.saturating_sub(1), total };
+            others.present > 0 && (others.is_majority() || self.forced)
+        };
+        let without = self.parting.map(|id| self.tally_without(id));
+        let spared = spares(self.tally()) && without.is_none_or(spares);
         if spared { Patience::Peers } else { Patience::Alone }
     }
 

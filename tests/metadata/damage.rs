@@ -242,15 +242,35 @@ fn r46_an_opening_cut_off_at_any_change_and_again_in_the_next_ends_in_the_same_s
     assert!(cut_off > 10, "{cut_off} changes were tried");
 }
 
-/// Opens with a crash ordered; true if the opening ended before it.
+#[test]
+fn r46_what_a_killed_opening_left_in_the_caches_is_durable_before_the_next_one_writes_over_anything() {
+    let rig = Rig::used(12, 3);
+    let images = rig.images();
+    for (killed, cut) in (1..6).flat_map(|killed| (1..14).map(move |cut| (killed, cut))) {
+        restore(&images);
+        open_until(&rig, killed, Crash::Kill);
+        open_with_crash(&rig, cut, Crash::PowerCut);
+        rig.visit(|head, pool| {
+            assert_eq!(in_sync(pool), [true; 3], "killed at change {killed}, power lost at change {cut}");
+            rig.check(head, pool);
+        });
+    }
+}
+
+/// Opens with a crash ordered, and loses the power; true if the opening ended before it.
 fn open_with_crash(rig: &Rig, nth: u64, crash: Crash) -> bool {
+    let done = open_until(rig, nth, crash);
+    rig.world.power_cut();
+    done
+}
+
+fn open_until(rig: &Rig, nth: u64, crash: Crash) -> bool {
     let head = rig.world.boot(1);
     rig.world.crash_at_change(nth, crash);
     let opened = rig.open_by(&head, &rig.plan(false));
     rig.world.crash_no_more();
     let done = opened.is_ok();
     drop(opened);
-    rig.world.power_cut();
     rig.world.bury(head);
     done
 }
