@@ -267,7 +267,10 @@ async fn flush_members(volume: &PoolVolume, core: &Core) -> Result<(), Status> {
         // Of a member out of sync only what nothing else has is used.
         let used = member.is_in_sync() || follows || !disk.is_flushed() && has_only_copy(volume, member.id);
         let patience = if follows || spared { Patience::Peers } else { Patience::Alone };
-        if used { disk.flush(core, patience).await.err().map(|errno| (member, errno)) } else { None }
+        let failed = if used { disk.flush(core, patience).await.err() } else { None };
+        // The other flushes may take longer than this process lives.
+        failed.is_some().then(|| volume.pool.doubt_drive(member));
+        failed.map(|errno| (member, errno))
     });
     let failed: Vec<(&Arc<Member>, Errno)> = join_all(flushes).await.into_iter().flatten().collect();
     for (member, errno) in failed {

@@ -7,8 +7,9 @@
 //! there. A power cut takes that memory away, and then only what was flushed counts.
 //!
 //! ```text
-//! places of 16 words; the first one is the head
-//! head    magic | pool, high | pool, low | opening | next opening | sequence | …
+//! places of 16 words; the first one is the head, the last four are drives
+//! head    magic | pool, high | pool, low | opening | next opening | sequence | drives are noted | …
+//! drives  a word for each member whose drive is there
 //! region  stamp | volume, slot | region | sum of these three | copies, 4 words | written marks, 8 words
 //! ```
 //! A stamp of zero is a free place; it is stored last. A mark is one bit of one word, so that a kill in the middle of a
@@ -18,6 +19,7 @@
 //! that this opening had made: else the copies may not be those that the marks speak of. And only for copies on drives
 //! that have been there ever since: one that was away has lost what was in its cache.
 
+use super::member::Member;
 use super::planted::{Planted, is_planted};
 use super::reach::{Reach, Reached};
 use super::region::{Kept, Placement, Region, RegionKey, RegionState};
@@ -26,8 +28,9 @@ use super::shared::Shared;
 use super::state::State;
 use crate::base::bitmap::Bitmap;
 use crate::base::checksum::structure_sum;
-use crate::base::limits::COPIES_MAX;
-use crate::base::units::{RegionIndex, SlotIndex, VolumeId};
+use crate::base::limits::{COPIES_MAX, MEMBERS_MAX};
+use crate::base::units::{MemberId, RegionIndex, SlotIndex, VolumeId};
+use crate::disk::Disk;
 use crate::disk::in_words;
 use crate::io::driver::LastingMemory;
 use crate::reactor::Core;
@@ -49,9 +52,13 @@ const MARKS_AT: usize = 8;
 const MARKS: usize = BLOCKS_MAX / 64;
 
 const _: () = assert!(COPIES_AT + COPIES_MAX < MARKS_AT && MARKS_AT + MARKS == PLACE);
+const _: () = assert!(MEMBERS_MAX.is_multiple_of(PLACE));
 
 /// Places, the head included: twice as many as regions may be dirty, one MiB.
 const PLACES: usize = 8192;
+
+/// The places from here on hold the drives that serve.
+const DRIVES_FROM: usize = PLACES - MEMBERS_MAX / PLACE;
 
 /// Bytes of the name of a file, of which the state folder's path takes part.
 const NAME_MAX: usize = 255;
@@ -96,6 +103,8 @@ pub struct KeptMarks {
     free: Mutex<Vec<usize>>,
     /// By region and the stamp of its slot.
     left: Mutex<BTreeMap<(RegionKey, u64), Left>>,
+    /// The drives that served the last process, as `copy_word` writes them; empty if that is not known.
+    served: Mutex<Vec<u64>>,
 }
 
 impl KeptMarks {
@@ -114,7 +123,7 @@ impl KeptMarks {
                 None
             }
         });
-        KeptMarks { memory, free: Mutex::default(), left: Mutex::default() }
+        KeptMarks { memory, free: Mutex::default(), left: Mutex::default(), served: Mutex::default() }
     }
 
     /// Looks at what an earlier process left, before this opening's first commit. `opening` is the mark of this one, and
@@ -125,7 +134,7 @@ impl KeptMarks {
         let head = Head::read(memory);
         let counts = !state.clean && head.is_some_and(|head| head.counts(state.pool, last, sequence));
         let (mut left, mut free) = (BTreeMap::new(), Vec::new());
-        for place in (1..PLACES).rev() {
+        for place in (1..DRIVES_FROM).rev() {
             let found = if counts { read_place(memory, place) } else { None };
             let live = |(key, stamp): &(RegionKey, u64)| {
                 let slots = state.volumes.get(&key.volume).map(|volume| &volume.slots);
@@ -147,7 +156,50 @@ impl KeptMarks {
             false => Head { pool: state.pool, opening: last, next: 0, sequence }.write(memory),
         }
         memory.store(Head::NEXT, opening);
-        (*lock(&self.left), *lock(&self.free)) = (left, free);
+        let noted = counts && memory.load(Head::NOTED) != 0;
+        let served = if noted { drive_places().map(|at| memory.load(at)).collect() } else { Vec::new() };
+        (*lock(&self.left), *lock(&self.free), *lock(&self.served)) = (left, free, served);
+    }
+
+    /// Notes the drives that serve from here on. The regions that the last process left dirty are settled, or it said
+    /// nothing: what it noted counts no more.
+    pub fn note_drives<'a>(&self, drives: impl Iterator<Item = (MemberId, &'a Disk)>) {
+        lock(&self.served).clear();
+        let Some(memory) = self.memory.as_deref() else { return };
+        let mut words: Vec<u64> = drives.map(|(member, disk)| drive_word(member, disk)).collect();
+        // Each word in its place: a kill between two of them leaves each drive noted as it was or as it is.
+        let mut free = Vec::new();
+        for at in drive_places() {
+            match words.iter().position(|word| *word == memory.load(at)) {
+                Some(known) => _ = words.swap_remove(known),
+                None => free.push(at),
+            }
+        }
+        for (at, word) in free.into_iter().zip(words.into_iter().chain(std::iter::repeat(0))) {
+            memory.store(at, word);
+        }
+        memory.store(Head::NOTED, 1);
+    }
+
+    /// A drive failed to make durable what it was given: it may have lost some of it, though it still reads so.
+    pub fn doubt(&self, member: MemberId, disk: &Disk) {
+        let Some(memory) = self.memory.as_deref() else { return };
+        let word = drive_word(member, disk);
+        for at in drive_places().filter(|at| memory.load(*at) == word) {
+            memory.store(at, 0);
+        }
+    }
+
+    /// Whether the last process said which drives served.
+    pub fn knows_drives(&self) -> bool {
+        !lock(&self.served).is_empty()
+    }
+
+    /// Whether a copy's drive served the last process and has been there ever since, so that it has all that was
+    /// answered; None if that is not known.
+    pub fn stayed(&self, reached: &Reached) -> Option<bool> {
+        let served = lock(&self.served);
+        (!served.is_empty()).then(|| served.contains(&copy_word(reached)))
     }
 
     /// This opening's commits are made; from here on the marks are its own.
@@ -226,7 +278,7 @@ impl KeptMarks {
     pub fn forget_volume(&self, volume: VolumeId) {
         let Some(memory) = self.memory.as_deref() else { return };
         lock(&self.left).retain(|(key, _), _| key.volume != volume);
-        for place in 1..PLACES {
+        for place in 1..DRIVES_FROM {
             if read_place(memory, place).is_some_and(|((key, _), _)| key.volume == volume) {
                 self.give_back(place);
             }
@@ -267,13 +319,27 @@ impl KeptMarks {
     /// Places in use: regions whose marks are kept.
     pub fn in_use(&self) -> usize {
         match &self.memory {
-            Some(_) => PLACES - 1 - lock(&self.free).len(),
+            Some(_) => DRIVES_FROM - 1 - lock(&self.free).len(),
             None => 0,
         }
     }
 }
 
 impl Shared {
+    /// Notes which drives serve, for the opening after a kill.
+    pub fn note_drives(&self) {
+        let members = self.members.load_full();
+        let drives = members.values().filter_map(|member| Some((member.id, &**member.disk.as_ref()?)));
+        self.kept_marks.note_drives(drives.filter(|(_, disk)| !disk.has_failed_flush()));
+    }
+
+    /// A member's drive failed: what it was given since its last good flush may not be there after a kill.
+    pub fn doubt_drive(&self, member: &Member) {
+        if let Some(disk) = &member.disk {
+            self.kept_marks.doubt(member.id, disk);
+        }
+    }
+
     /// Keeps a region's written marks after a change of them.
     pub fn keep_marks(&self, key: RegionKey, state: &mut RegionState) -> Marks {
         if is_planted(self, Planted::MarksNotKept) {
@@ -309,6 +375,7 @@ impl Head {
     const OPENING: usize = 3;
     const NEXT: usize = 4;
     const SEQUENCE: usize = 5;
+    const NOTED: usize = 6;
 
     fn read(memory: &dyn LastingMemory) -> Option<Head> {
         let word = |at| memory.load(at);
@@ -324,6 +391,7 @@ impl Head {
     fn write(&self, memory: &dyn LastingMemory) {
         let (high, low) = self.pool.as_u64_pair();
         memory.store(0, 0);
+        memory.store(Head::NOTED, 0);
         let words = [high, low, self.opening, self.next, self.sequence];
         (1..).zip(words).for_each(|(at, word)| memory.store(at, word));
         memory.store(0, MAGIC);
@@ -380,9 +448,18 @@ fn write_place(
     memory.store(at, stamp);
 }
 
-/// A member with its drive's stay; never zero.
 fn copy_word(reached: &Reached) -> u64 {
-    (u64::from(reached.member.id.0) + 1) << 48 | reached.disk().facts().stay
+    drive_word(reached.member.id, reached.disk())
+}
+
+/// A member with its drive's stay; never zero.
+fn drive_word(member: MemberId, disk: &Disk) -> u64 {
+    (u64::from(member.0) + 1) << 48 | disk.facts().stay
+}
+
+/// Where the words of the drives are.
+fn drive_places() -> std::ops::Range<usize> {
+    DRIVES_FROM * PLACE..DRIVES_FROM * PLACE + MEMBERS_MAX
 }
 
 fn write_marks(memory: &dyn LastingMemory, place: usize, written: &Bitmap) {
@@ -426,7 +503,12 @@ mod tests {
     }
 
     fn marks(memory: &Arc<Words>) -> KeptMarks {
-        KeptMarks { memory: Some(memory.clone()), free: Mutex::default(), left: Mutex::default() }
+        KeptMarks {
+            memory: Some(memory.clone()),
+            free: Mutex::default(),
+            left: Mutex::default(),
+            served: Mutex::default(),
+        }
     }
 
     fn nowhere(_: &Placement) -> Reach {
@@ -543,7 +625,7 @@ mod tests {
         let memory = memory();
         let marks = marks(&memory);
         marks.begin(&state(5, 0..0), 17, 7);
-        let regions: Vec<Region> = (1..).take(PLACES).map(region).collect();
+        let regions: Vec<Region> = (1..).take(DRIVES_FROM).map(region).collect();
         let kept = |region: &Region| marks.keep(&region.key, &mut region.state(), 1, nowhere);
         let (last, first) = regions.split_last().expect("there are some");
         assert!(first.iter().all(|region| kept(region) == Marks::Kept));
@@ -551,7 +633,7 @@ mod tests {
         marks.release(&mut first[0].state());
         assert_eq!(kept(last), Marks::Kept);
         marks.forget_volume(VolumeId(2));
-        assert_eq!(marks.in_use(), PLACES - 1);
+        assert_eq!(marks.in_use(), DRIVES_FROM - 1);
         marks.forget_volume(VolumeId(1));
         assert_eq!(marks.in_use(), 0);
     }

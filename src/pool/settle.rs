@@ -184,6 +184,8 @@ async fn settle_region(core: &Core, dirty: &Dirty) -> Result<Option<RegionBlock>
         let written = left.written(block.written.len());
         sources.prefer(|reached| left.is_on(reached), written.iter().filter(|at| !block.written.get(*at)));
         block.written = written;
+    } else if reach.copies.iter().any(|reached| has_stayed(volume, reached)) {
+        sources.prefer(|reached| has_stayed(volume, reached), std::iter::empty());
     }
     for first in (0..volume.pool.region_blocks()).step_by(index(STEP)) {
         let step = first..(first + STEP).min(volume.pool.region_blocks());
@@ -193,6 +195,11 @@ async fn settle_region(core: &Core, dirty: &Dirty) -> Result<Option<RegionBlock>
     }
     block.version += 1;
     Ok(Some(block))
+}
+
+/// Whether a copy has everything that the last process answered, since its drive lost no power.
+fn has_stayed(volume: &PoolVolume, reached: &Reached) -> bool {
+    volume.pool.kept_marks.stayed(reached) == Some(true)
 }
 
 /// From the first to the last written one of some blocks.
@@ -314,7 +321,8 @@ async fn write_differences(
         let wanted = block.written.get(index(number)) && !unreadable.get(at);
         // After a failed flush, what can be read may be gone with the next power cut, and a later flush is no proof: it
         // is written again. A member that has another copy beside it left when its flush failed.
-        let doubtful = !member.is_in_sync() || dirty.placement.copies.len() == 1;
+        let stayed = dirty.volume.pool.kept_marks.stayed(reached);
+        let doubtful = !member.is_in_sync() || dirty.placement.copies.len() == 1 || stayed == Some(false);
         let same = !doubtful
             && found
                 .and_then(|f| f.block(at))

@@ -183,6 +183,7 @@ impl Shared {
         members.insert(member.id, member);
         self.members.store(Arc::new(members));
         self.membership.fetch_add(1, Ordering::AcqRel);
+        self.note_drives();
     }
 
     /// A member is none any more.
@@ -192,6 +193,7 @@ impl Shared {
         members.remove(&member.id);
         self.members.store(Arc::new(members));
         self.membership.fetch_add(1, Ordering::AcqRel);
+        self.note_drives();
     }
 
     pub fn is_closing(&self) -> bool {
@@ -250,6 +252,7 @@ impl Shared {
     /// Declares a member's copies out of sync. When this returns, that is committed: the next crash will not
     /// bring its old bytes back. Nothing happens to a member that was replaced since by one that came back.
     pub async fn member_failed(&self, member: &Arc<Member>, reason: String) -> Result<(), Status> {
+        self.doubt_drive(member);
         let (answer, asked) = oneshot();
         self.ask(HomeRequest::MemberFailed { member: member.clone(), reason, answer })?;
         asked.await.unwrap_or(Err(Status::ShuttingDown))
