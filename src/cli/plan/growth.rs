@@ -34,6 +34,7 @@ pub(super) struct Growth {
 /// Whether a drive of a pool counts for what it gives.
 fn counts(drive: &DriveReport) -> bool {
     match drive.state {
+        _ if drive.leaving => false,
         DriveState::Active | DriveState::Suspect | DriveState::Stale | DriveState::Resyncing => true,
         DriveState::Missing | DriveState::Faulted | DriveState::Rebuilding | DriveState::Removed => false,
     }
@@ -53,7 +54,9 @@ pub(super) fn growth(pool: &PoolReport, drives: &[Drive]) -> Growth {
         (1..=COPIES_MAX).map(|copies| layout(copies, extents, extent, rate)).collect::<Vec<_>>()
     };
     let used = counted.iter().map(|d| d.used_bytes / extent.0);
-    let moves_bytes = moved(used, &then, pool) * extent.0;
+    // What lies on drives that leave moves as well.
+    let left: u64 = pool.drives.iter().filter(|d| d.leaving).map(|d| d.used_bytes / extent.0).sum();
+    let moves_bytes = (left + moved(used, &then, pool)) * extent.0;
     Growth {
         pool: pool.name.clone(),
         copies: pool.copies,
@@ -130,7 +133,10 @@ fn advice(growth: &Growth, typed: &[String]) -> Vec<String> {
         ));
     }
     if !growth.not_counted.is_empty() {
-        lines.push(format!("Not counted, since they are not in use now: {}.", growth.not_counted.join(", ")));
+        lines.push(format!(
+            "Not counted, since they are not in use or leave: {}.",
+            growth.not_counted.join(", ")
+        ));
     }
     lines.extend(growth.drives.iter().filter_map(|drive| objection_to("disk add", drive)));
     let disks: Vec<_> = typed.iter().map(|t| word(t)).collect();

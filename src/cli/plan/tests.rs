@@ -141,7 +141,15 @@ fn a_drive_that_does_not_help_is_told() {
     let mut missing = pool_of(&[80 * GB, 500 * GB], 0);
     missing.drives[1].state = crate::control::api::DriveState::Missing;
     let text = growth::screen(&growth::growth(&missing, &[drive("sdx", 80 * GB)]), &["sdx".into()]);
-    assert!(text.contains("Not counted, since they are not in use now: drive1."), "{text}");
+    assert!(text.contains("Not counted, since they are not in use or leave: drive1."), "{text}");
+    let mut leaving = pool_of(&[80 * GB, 500 * GB, 500 * GB], 0);
+    let usable = |pool: &PoolReport| {
+        let json = serde_json::to_value(growth::growth(pool, &[drive("sdx", 80 * GB)])).unwrap();
+        json["now"][1]["usable_bytes"].as_u64().unwrap()
+    };
+    let with_all = usable(&leaving);
+    leaving.drives[2].leaving = true;
+    assert!(usable(&leaving) < with_all / 5, "a drive that leaves gives nothing");
 }
 
 /// A pool of drives of these sizes that has so much stored with two copies, on the first two.
