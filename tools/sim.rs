@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --release --example sim -- --seeds 1..10000 --minutes 30 --jobs 2
-//! cargo run --example sim -- --seed 4711 --trace
+//! cargo run --example sim -- --seed 4711 --trace --log debug
 //! cargo run --example sim -- --seed 4711 --without slow,rot --requests 12 --rounds 1 --trace
 //! cargo run --release --features planted-bugs --example sim -- --planted all --seeds 0..1000
 //! ```
@@ -62,6 +62,9 @@ struct Args {
     /// Say each step
     #[arg(long)]
     trace: bool,
+    /// What the program itself logs, down to this level: error, warn, info, debug, trace
+    #[arg(long)]
+    log: Option<tracing::Level>,
     /// Go on after a failing seed
     #[arg(long)]
     keep_going: bool,
@@ -83,6 +86,15 @@ fn parse_fault(word: &str) -> Result<Fault, String> {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(level) = args.log {
+        // The time of the machine says nothing about the simulated one.
+        tracing_subscriber::fmt()
+            .with_max_level(level)
+            .without_time()
+            .with_target(false)
+            .with_ansi(false)
+            .init();
+    }
     let options = Options {
         without: args.without.clone(),
         requests_max: args.requests,

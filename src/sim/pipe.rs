@@ -63,9 +63,11 @@ impl Pipe {
         self.sends.push_back(Sending { op, len, departed: 0, end: None });
     }
 
-    /// The next segment of at most `len_max` bytes, if the window has room; it travels from now on.
+    /// The next segment of at most `len_max` bytes, if the window has room for a quarter of itself or for all that is left
+    /// of a send (RFC 1122, 4.2.3.4: no silly windows); it travels from now on.
     pub(super) fn depart(&mut self, len_max: usize) -> Option<Departure> {
         let room = self.window.saturating_sub(self.arrived.len() + self.travelling);
+        let quarter = self.quarter();
         let Some(send) = self.sends.iter_mut().find(|s| s.departed < s.len) else {
             let ends = self.fin == Fin::Queued;
             return ends.then(|| {
@@ -73,10 +75,11 @@ impl Pipe {
                 Departure::Fin
             });
         };
-        let (start, len) = (send.departed, (send.len - send.departed).min(room).min(len_max));
-        if len == 0 {
+        let (start, left) = (send.departed, send.len - send.departed);
+        if room < left.min(quarter) {
             return None;
         }
+        let len = left.min(room).min(len_max);
         send.departed += len;
         self.travelling += len;
         self.departed_total += len as u64; // widening
@@ -107,9 +110,14 @@ impl Pipe {
         self.arrived.len()
     }
 
-    /// Whether a receive that waits for `least` bytes can end now. What fills the window is all that can come.
+    fn quarter(&self) -> usize {
+        self.window.div_ceil(4)
+    }
+
+    /// Whether a receive that waits for `least` bytes can end now. What fills the window, up to a quarter, is all that can
+    /// come.
     pub(super) fn is_readable(&self, least: usize) -> bool {
-        let enough = least.max(1).min(self.window);
+        let enough = least.min(self.window - self.quarter()).max(1);
         self.arrived.len() >= enough || self.read_shut || self.fin == Fin::Arrived
     }
 

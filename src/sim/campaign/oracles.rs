@@ -105,11 +105,7 @@ impl Machine {
         match self.world.run(&life.process.cores, LIMIT, in_sync) {
             Ok(()) => {}
             Err(stop) => {
-                let facts = life.pool.facts();
-                let out = facts.members.iter().filter(|m| !m.in_sync);
-                let out: Vec<String> =
-                    out.map(|m| format!("{:?} {:?}: {}", m.id, m.state, m.reason)).collect();
-                let what = format!("not in sync again: {}; {stop}", out.join(", "));
+                let what = format!("not in sync again{}; {stop}", out_of_sync(&life.pool.facts()));
                 return Err(Failure::new(Oracle::Liveness, what));
             }
         }
@@ -373,6 +369,12 @@ fn is_rebuilt(shared: &Shared) -> bool {
     let slots = live.state.volumes.values().flat_map(|v| v.slots.values());
     let mut lacking = slots.filter(|s| s.copies.iter().any(|c| gone(c.member)));
     lacking.all(|s| shared.authorities(&s.copies).is_empty())
+}
+
+/// The members that are not in sync, and why, in words.
+pub fn out_of_sync(facts: &PoolFacts) -> String {
+    let out = facts.members.iter().filter(|m| !m.in_sync);
+    out.map(|m| format!("; {:?} {:?}: {}", m.id, m.state, m.reason)).collect()
 }
 
 /// Whether a commit may be under way that takes a vote away: a member that is to go has nothing any more.

@@ -4,7 +4,7 @@ use super::life::{LIMIT, Life, Machine};
 use super::nemesis::mirrored_copies;
 use super::network::is_networked;
 use super::operator::direct;
-use super::oracles::Rotten;
+use super::oracles::{Rotten, out_of_sync};
 use super::plan::{Fault, Options, pick, plan};
 use super::report::{Failure, Oracle, Report, Verdict};
 use super::workload::client;
@@ -230,7 +230,8 @@ impl Machine {
             self.between_lives();
         }
         let life = self.open()?;
-        self.step(format!("opened, epoch {}", life.pool.facts().epoch));
+        let facts = life.pool.facts();
+        self.step(format!("opened, epoch {}{}", facts.epoch, out_of_sync(&facts)));
         self.heal_reads();
         if self.prng.chance(250) {
             // The next load meets what the opening has left to do.
