@@ -78,7 +78,8 @@ def summary(results, peers):
 
 
 WIDTH, LEFT, BAR, GAP, TOP = 1180, 210, 11, 16, 92
-PANEL = 400
+# Width of a panel, and where the second one begins.
+PANEL, SECOND = 360, LEFT + 360 + 140
 OURS = {"drystone": "#0b6e4f", "drystone-2": "#62b58f"}
 OTHERS = ["#3d5a80", "#7a93b2", "#a9b8c9", "#8d6e97", "#c0a0c8"]
 
@@ -98,7 +99,7 @@ def text(x, y, words_, size=12, anchor="start", extra=""):
 def bars(workload, found, peers, y, names):
     """The bars of one workload: rates on the left, processor time on the right."""
     out = [text(LEFT - 10, y + len(names) * BAR / 2 + 4, words(workload), 12, "end")]
-    for panel, key in ((LEFT, "iops"), (LEFT + PANEL + 90, "server_us_per_request")):
+    for panel, key in ((LEFT, "iops"), (SECOND, "server_us_per_request")):
         values = {name: median(found[name], key) for name in names if any(found.get(name, []))}
         top = max(values.values(), default=1)
         for row, name in enumerate(names):
@@ -128,7 +129,7 @@ def picture(title, results, peers):
         out.append(text(at + 14, 63, name, 11))
         at += 30 + 7 * len(name)
     out += [text(LEFT, TOP - 10, "requests a second (more is better)", 11),
-            text(LEFT + PANEL + 90, TOP - 10, "server's processor time for each request (less is better)", 11)]
+            text(SECOND, TOP - 10, "server's processor time for each request (less is better)", 11)]
     for index, (workload, found) in enumerate(results.items()):
         out += bars(workload, found, peers, TOP + index * step, names)
     return "\n".join([*out, "</svg>\n"])

@@ -102,22 +102,6 @@ impl Disk {
         into: BufMut,
         patience: Patience,
     ) -> Result<BufMut, Errno> {
-        let mut into = into;
-        if !self.answers.is_late() && core.read_now(self.file, offset, &mut into) {
-            self.answers.note_read(Duration::ZERO);
-            return Ok(into);
-        }
-        // Apart, so that a request that need not wait does not carry the operation along.
-        Box::pin(self.read_waiting(core, offset, into, patience)).await
-    }
-
-    async fn read_waiting(
-        &self,
-        core: &Core,
-        offset: ByteOffset,
-        into: BufMut,
-        patience: Patience,
-    ) -> Result<BufMut, Errno> {
         let wanted = into.len();
         let begun = core.turn_at();
         let op = Op::Read { file: self.file, offset, into };
@@ -146,31 +130,40 @@ impl Disk {
         durable: bool,
         patience: Patience,
     ) -> Result<(), Errno> {
-        let now = !self.answers.is_late() && core.write_now(self.file, offset, &from);
-        let result = match now {
-            true => Ok(()),
-            false => Box::pin(self.write_waiting(core, offset, from, durable, patience)).await,
-        };
-        let left_out = core.index().0 > 0 && is_planted(core, Planted::FlushFirstCoreOnly);
-        self.durability.note_write(durable || left_out);
+        let op = Op::Write { file: self.file, offset, from, durable };
+        let durability = self.durability.clone();
+        let late = move |_| durability.note_write(durable);
+        let result = self.answers.within(core, op, patience, late).await.and_then(finished);
+        self.note_write(core, durable);
         if result.is_err() {
             self.errors.write.fetch_add(1, Ordering::Relaxed);
         }
         result
     }
 
-    async fn write_waiting(
-        &self,
-        core: &Core,
-        offset: ByteOffset,
-        from: Buf,
-        durable: bool,
-        patience: Patience,
-    ) -> Result<(), Errno> {
-        let op = Op::Write { file: self.file, offset, from, durable };
-        let durability = self.durability.clone();
-        let late = move |_| durability.note_write(durable);
-        self.answers.within(core, op, patience, late).await.and_then(finished)
+    fn note_write(&self, core: &Core, durable: bool) {
+        let left_out = core.index().0 > 0 && is_planted(core, Planted::FlushFirstCoreOnly);
+        self.durability.note_write(durable || left_out);
+    }
+
+    /// The same as `read` for a disk that is memory; false if that must be waited for, with `read`. So a request whose
+    /// disks are memory does not carry along what waiting needs.
+    pub fn read_now(&self, core: &Core, offset: ByteOffset, into: &mut BufMut) -> bool {
+        let done = !self.answers.is_late() && core.read_now(self.file, offset, into);
+        if done {
+            self.answers.note_read(Duration::ZERO);
+        }
+        done
+    }
+
+    /// The same as `write` for a disk that is memory; false if that must be waited for, with `write`: some of the bytes may
+    /// be there then.
+    pub fn write_now(&self, core: &Core, offset: ByteOffset, from: &Buf, durable: bool) -> bool {
+        let done = !self.answers.is_late() && core.write_now(self.file, offset, from);
+        if done {
+            self.note_write(core, durable);
+        }
+        done
     }
 
     /// Makes every write that completed before this call durable. Skipped when there is none; joins a flush of
