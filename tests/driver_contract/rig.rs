@@ -38,16 +38,16 @@ pub trait Fixture {
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What disks and reactor do on the spot.
-fn now(driver: &mut dyn Driver, op: Op) -> Result<Done, Op> {
+fn now(driver: &mut dyn Driver, op: Op) -> Result<Done, Box<Op>> {
     match op {
         Op::Read { file, offset, mut into } => match driver.read_now(file, offset, &mut into) {
             true => Ok(Done::Read(Ok(into.len()), into)),
-            false => driver.try_now(Op::Read { file, offset, into }),
+            false => driver.try_now(Op::Read { file, offset, into }).map_err(Box::new),
         },
         Op::Write { file, offset, from, .. } if driver.write_now(file, offset, &from) => {
             Ok(Done::Finished(Ok(())))
         }
-        other => driver.try_now(other),
+        other => driver.try_now(other).map_err(Box::new),
     }
 }
 
@@ -72,7 +72,7 @@ impl Rig {
         let token = Token(self.tokens);
         match now(self.drivers[core].as_mut(), op) {
             Ok(done) => drop(self.ended.insert(token.0, done)),
-            Err(op) => self.drivers[core].submit(token, op),
+            Err(op) => self.drivers[core].submit(token, *op),
         }
         token
     }
