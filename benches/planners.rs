@@ -9,6 +9,8 @@ use drystone::io::driver::{Completion, Driver, Op, Token, Unpark};
 use drystone::io::time::Instant;
 use drystone::nbd::client::decoder::{Asked, Decoder};
 use drystone::nbd::wire::{ReplyMode, Request, SimpleReply};
+
+use drystone::nvmf::pdu::{COMMON_LEN, DataLimits, Digests, Frame, SQE_LEN, Side, emit_capsule};
 use drystone::reactor::mailbox::mailbox;
 use drystone::reactor::{Core, CoreIndex};
 use std::future::Future;
@@ -50,6 +52,12 @@ fn parsing(c: &mut Criterion) {
         )
     });
     group.finish();
+    let head = emit_capsule(&[0; SQE_LEN], 4096, Digests::default());
+    let common: [u8; COMMON_LEN] = *head.first_chunk().expect("longer than that");
+    let limits = DataLimits { capsule: 1 << 20, data: 1 << 20 };
+    c.bench_function("nvme: a capsule's header parsed", |b| {
+        b.iter(|| Frame::of(black_box(&common), Side::Host, Digests::default(), limits))
+    });
 }
 
 /// A client's decoder with 32 reads of 4 KiB in flight, and the stream that answers them.

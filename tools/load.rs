@@ -16,6 +16,8 @@
 //!   server did not crash: then a later crash may still undo it).
 //! - `fill` and `check` write and check a whole export without a journal; both need the same `--seed`.
 //! - `ghost` cuts connections with writes in flight and watches that none takes effect after a later write.
+//! - `speed` makes requests as cheaply as a client can and looks at no data; it tells how busy it was itself. `ceiling`
+//!   is the cheapest server to compare with. Both are for measuring, `tools/peers` uses them.
 //!
 //! Each 512-byte sector that is written says which run, sector and write it is from (`content`). A journal knows
 //! of every sector what was issued, answered and flushed (`ledger`, `journal`); it is mapped memory of a file, so
@@ -25,6 +27,8 @@
 
 #[path = "load/args.rs"]
 mod args;
+#[path = "load/ceiling.rs"]
+mod ceiling;
 #[path = "load/content.rs"]
 mod content;
 #[path = "load/ghost.rs"]
@@ -39,6 +43,8 @@ mod report;
 mod run;
 #[path = "load/session.rs"]
 mod session;
+#[path = "load/speed.rs"]
+mod speed;
 #[path = "load/wire.rs"]
 mod wire;
 #[path = "load/workload.rs"]
@@ -50,6 +56,8 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let summary = match Cli::parse().command {
+        Sub::Speed(args) => return shown(speed::speed(&args).map(|speed| speed.print())),
+        Sub::Ceiling(args) => return shown(ceiling::ceiling(&args)),
         Sub::Run(args) => run::run(&args),
         Sub::Verify(args) => run::verify(&args),
         Sub::Fill(args) => run::fill(&args),
@@ -61,6 +69,16 @@ fn main() -> ExitCode {
             summary.print();
             summary.exit_code()
         }
+        Err(error) => {
+            eprintln!("load: {error:#}");
+            ExitCode::from(4)
+        }
+    }
+}
+
+fn shown(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("load: {error:#}");
             ExitCode::from(4)

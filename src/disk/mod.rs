@@ -19,6 +19,7 @@ use nix::errno::Errno;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Discards and zeroes are cut into pieces of this size, so that a slow one is not taken for a drive that hangs.
 const PIECE_MAX: ByteLen = ByteLen(256 << 20);
@@ -133,12 +134,36 @@ impl Disk {
         let durability = self.durability.clone();
         let late = move |_| durability.note_write(durable);
         let result = self.answers.within(core, op, patience, late).await.and_then(finished);
-        let left_out = core.index().0 > 0 && is_planted(core, Planted::FlushFirstCoreOnly);
-        self.durability.note_write(durable || left_out);
+        self.note_write(core, durable);
         if result.is_err() {
             self.errors.write.fetch_add(1, Ordering::Relaxed);
         }
         result
+    }
+
+    fn note_write(&self, core: &Core, durable: bool) {
+        let left_out = core.index().0 > 0 && is_planted(core, Planted::FlushFirstCoreOnly);
+        self.durability.note_write(durable || left_out);
+    }
+
+    /// The same as `read` for a disk that is memory; false if that must be waited for, with `read`. So a request whose
+    /// disks are memory does not carry along what waiting needs.
+    pub fn read_now(&self, core: &Core, offset: ByteOffset, into: &mut BufMut) -> bool {
+        let done = !self.answers.is_late() && core.read_now(self.file, offset, into);
+        if done {
+            self.answers.note_read(Duration::ZERO);
+        }
+        done
+    }
+
+    /// The same as `write` for a disk that is memory; false if that must be waited for, with `write`: some of the bytes may
+    /// be there then.
+    pub fn write_now(&self, core: &Core, offset: ByteOffset, from: &Buf, durable: bool) -> bool {
+        let done = !self.answers.is_late() && core.write_now(self.file, offset, from);
+        if done {
+            self.note_write(core, durable);
+        }
+        done
     }
 
     /// Makes every write that completed before this call durable. Skipped when there is none; joins a flush of

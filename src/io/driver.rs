@@ -232,6 +232,18 @@ pub trait Driver {
         Err(op)
     }
 
+    /// Fills the buffer's window as a read would, where the file's bytes are memory and no system call is needed; false
+    /// if that is not so: then the read is to be submitted.
+    fn read_now(&mut self, _file: FileId, _offset: ByteOffset, _into: &mut BufMut) -> bool {
+        false
+    }
+
+    /// Writes the bytes, under the same condition; false if the write is to be submitted. Some of the bytes may have been
+    /// written then.
+    fn write_now(&mut self, _file: FileId, _offset: ByteOffset, _from: &Buf) -> bool {
+        false
+    }
+
     /// Takes an operation; it may start at once or at the next `reap` or `park`.
     fn submit(&mut self, token: Token, op: Op);
 

@@ -3,7 +3,7 @@
 use super::heal::{assemble, heal_later};
 use super::load::ensure_loaded;
 use super::planted::{Planted, is_planted};
-use super::reach::Reached;
+use super::reach::{Reach, Reached};
 use super::redundancy::mirror::{Load, hedge_after, read_order};
 use super::redundancy::stripe::Fragment;
 use super::region::{Hold, Placement};
@@ -11,7 +11,7 @@ use super::volume::{PoolVolume, blocks_of};
 use crate::base::bitmap::Bitmap;
 use crate::base::checksum::block_sum;
 use crate::base::limits::BLOCK;
-use crate::base::units::ByteLen;
+use crate::base::units::{ByteLen, ByteOffset};
 use crate::block::Status;
 use crate::disk::Patience;
 use crate::io::buf::{Buf, BufMut};
@@ -36,11 +36,12 @@ pub async fn read(volume: &PoolVolume, core: &Core, fragment: Fragment) -> Resul
     let blocks = blocks_of(within, fragment.len);
     let hold = region.hold(blocks.clone(), false).await;
     ensure_loaded(volume, core, &hold).await?;
-    let Some(whole) = read_blocks(volume, core, &hold, blocks.clone()).await? else {
+    let Some(mut whole) = read_blocks(volume, core, &hold, blocks.clone()).await? else {
         return Ok(core.buffers().zeroes(fragment.len.as_usize()));
     };
-    let start = within.as_usize() - block_start(blocks.start);
-    Ok(whole.freeze().slice(start..start + fragment.len.as_usize()))
+    let start = whole.window().start + within.as_usize() - block_start(blocks.start);
+    whole.set_window(start..start + fragment.len.as_usize());
+    Ok(whole.freeze())
 }
 
 /// Whole blocks of a region that the caller holds and that is loaded; None if none of them was ever written.
@@ -53,10 +54,7 @@ pub async fn read_blocks(
     let Some(wanted) = plan(hold, &blocks) else { return Ok(None) };
     let key = hold.region().key;
     let reach = volume.pool.reach(&wanted.placement, key.region);
-    let loads: SmallVec<[Load; 3]> = reach.copies.iter().map(|r| r.member.load()).collect();
-    let order = read_order(&loads, u64::from(key.slot.0) + u64::from(key.region.0));
-    let tries: SmallVec<[Try; 3]> =
-        order.iter().map(|i| Try { from: &reach.copies[*i], read_ns: loads[*i].read_ns }).collect();
+    let tries = in_order(&reach, u64::from(key.slot.0) + u64::from(key.region.0));
     let known_lost = wanted.lost.is_some();
     let tried =
         if known_lost { Tried::default() } else { read_in_turn(volume, core, hold, &wanted, &tries).await };
@@ -132,6 +130,16 @@ struct Try<'a> {
     read_ns: u64,
 }
 
+/// All copies that can be read, the one that is expected to answer first in front.
+fn in_order(reach: &Reach, spread: u64) -> SmallVec<[Try<'_>; 3]> {
+    let of = |i: usize, load: &Load| Try { from: &reach.copies[i], read_ns: load.read_ns };
+    let loads: SmallVec<[Load; 3]> = reach.copies.iter().map(|r| r.member.load()).collect();
+    if let [only] = &loads[..] {
+        return SmallVec::from_iter([of(0, only)]);
+    }
+    read_order(&loads, spread).iter().map(|i| of(*i, &loads[*i])).collect()
+}
+
 /// What came of trying copies.
 #[derive(Default)]
 struct Tried {
@@ -140,8 +148,32 @@ struct Tried {
     failed: bool,
 }
 
-/// Copies in turn until one is right; one that takes too long is not waited for before the next is asked too.
+/// Copies in turn until one is right.
 async fn read_in_turn(
+    volume: &PoolVolume,
+    core: &Core,
+    hold: &Hold,
+    wanted: &Wanted,
+    tries: &[Try<'_>],
+) -> Tried {
+    let mut failed = false;
+    for (at, this) in tries.iter().enumerate() {
+        match read_copy_now(volume, core, hold, wanted, this.from) {
+            Some(Ok(buf)) => return Tried { right: Some(buf), failed },
+            Some(Err(Unreadable)) => failed = true,
+            None => {
+                // Apart, so that a read of memory does not carry along what waiting needs.
+                let waiting = Box::pin(wait_in_turn(volume, core, hold, wanted, &tries[at..]));
+                let tried = waiting.await;
+                return Tried { failed: tried.failed || failed, ..tried };
+            }
+        }
+    }
+    Tried { right: None, failed }
+}
+
+/// The same with waiting; a copy that takes too long is not waited for before the next is asked too.
+async fn wait_in_turn(
     volume: &PoolVolume,
     core: &Core,
     hold: &Hold,
@@ -157,7 +189,7 @@ async fn read_in_turn(
             (Poll::Ready(result), _) => result,
             (Poll::Pending, []) => read.await,
             (Poll::Pending, [next, ..]) => {
-                let others = read_in_turn(volume, core, hold, wanted, rest);
+                let others = wait_in_turn(volume, core, hold, wanted, rest);
                 let mut ended =
                     Box::pin(hedge(core, read, this.from, hedge_after(next.read_ns), others)).await;
                 ended.failed |= tried.failed;
@@ -201,19 +233,42 @@ async fn hedge(
     }
 }
 
+/// A copy whose disk is memory; None if it must be waited for.
+fn read_copy_now(
+    volume: &PoolVolume,
+    core: &Core,
+    hold: &Hold,
+    wanted: &Wanted,
+    from: &Reached,
+) -> Option<Result<BufMut, Unreadable>> {
+    let disk = from.member.disk.as_ref()?;
+    let mut into = core.buffers().take(wanted.blocks.len() * BLOCK_LEN);
+    disk.read_now(core, place_on(volume, hold, wanted, from), &mut into)
+        .then(|| verified(volume, hold, wanted, into))
+}
+
 async fn read_copy(
     volume: &PoolVolume,
     core: &Core,
     hold: &Hold,
     wanted: &Wanted,
-    Reached { copy, member }: &Reached,
+    from: &Reached,
 ) -> Result<BufMut, Unreadable> {
-    let disk = member.disk.as_ref().ok_or(Unreadable)?;
-    let offset =
-        volume.offset_in_extent(hold.region().key.region, ByteLen(u64::from(wanted.blocks.start) * BLOCK));
+    let disk = from.member.disk.as_ref().ok_or(Unreadable)?;
     let into = core.buffers().take(wanted.blocks.len() * BLOCK_LEN);
-    let buf = disk.read(core, member.layout.data(copy.extent, offset), into, Patience::Alone).await;
-    let buf = buf.map_err(|_| Unreadable)?;
+    let buf = disk.read(core, place_on(volume, hold, wanted, from), into, Patience::Alone).await;
+    verified(volume, hold, wanted, buf.map_err(|_| Unreadable)?)
+}
+
+/// Where the wanted blocks of a copy lie on its disk.
+fn place_on(volume: &PoolVolume, hold: &Hold, wanted: &Wanted, from: &Reached) -> ByteOffset {
+    let first = ByteLen(u64::from(wanted.blocks.start) * BLOCK);
+    let offset = volume.offset_in_extent(hold.region().key.region, first);
+    from.member.layout.data(from.copy.extent, offset)
+}
+
+/// What was read, if it is what was written.
+fn verified(volume: &PoolVolume, hold: &Hold, wanted: &Wanted, buf: BufMut) -> Result<BufMut, Unreadable> {
     match first_mismatch(volume, hold, wanted, &buf) {
         None => Ok(buf),
         Some(_) if is_planted(&volume.pool, Planted::TrustChecksums) => Ok(buf),

@@ -228,6 +228,31 @@ async fn write_copies(
     }
     let offset = volume.offset_in_extent(region, ByteLen(u64::from(blocks.start) * BLOCK));
     let durable = fua && !is_planted(&volume.pool, Planted::IgnoreFua);
+    if write_now(core, &reach, blocks.start, offset, data, durable) {
+        return Ok(());
+    }
+    // Apart, so that a write to memory does not carry along what waiting needs.
+    Box::pin(wait_for_copies(volume, core, placement, reach, (blocks.start, offset), data, durable)).await
+}
+
+/// Writes copies whose disks are all memory; false if one must be waited for: then all are to be written.
+fn write_now(core: &Core, reach: &Reach, first: u32, offset: ByteLen, data: &Buf, durable: bool) -> bool {
+    reach.written_from(first).all(|Reached { copy, member }| {
+        let at = member.layout.data(copy.extent, offset);
+        member.disk.as_ref().is_some_and(|disk| disk.write_now(core, at, data, durable))
+    })
+}
+
+/// The same with waiting. The data begins in this block of the region, and at this place in an extent.
+async fn wait_for_copies(
+    volume: &PoolVolume,
+    core: &Core,
+    placement: &Placement,
+    reach: Reach,
+    (first, offset): (u32, ByteLen),
+    data: &Buf,
+    durable: bool,
+) -> Result<(), Status> {
     let write_one = async |reached: &Reached| {
         let Reached { copy, member } = reached;
         let disk = member.disk.as_ref().ok_or(Errno::ENODEV)?;
@@ -237,9 +262,8 @@ async fn write_copies(
     if let ([only], [_], None) = (&reach.copies[..], &placement.copies[..], &reach.incoming) {
         return write_one(only).await.map_err(|_| Status::Io);
     }
-    let writes = reach
-        .written_from(blocks.start)
-        .map(async |reached| Some((reached.clone(), write_one(reached).await)));
+    let writes =
+        reach.written_from(first).map(async |reached| Some((reached.clone(), write_one(reached).await)));
     let ended = if is_planted(&volume.pool, Planted::AckAtFirstCopy) {
         Box::pin(first_of(writes)).await
     } else {

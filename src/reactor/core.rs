@@ -11,8 +11,9 @@ use super::timers::{Sleep, Timers};
 #[cfg(any(test, feature = "planted-bugs"))]
 use crate::base::planted::{Plantable, Planted};
 use crate::base::prng::Prng;
-use crate::io::buf::BufPool;
-use crate::io::driver::{Completion, Done, Driver, LastingMemory, Op, Unpark};
+use crate::base::units::ByteOffset;
+use crate::io::buf::{Buf, BufMut, BufPool};
+use crate::io::driver::{Completion, Done, Driver, FileId, LastingMemory, Op, Unpark};
 use crate::io::time::Instant;
 use crossbeam::queue::SegQueue;
 use nix::errno::Errno;
@@ -188,6 +189,16 @@ impl Core {
     /// Submits an operation when first polled; dropping the future does not cancel the operation.
     pub fn op(&self, op: Op) -> OpFuture {
         OpFuture::new(self.clone(), op)
+    }
+
+    /// Reads from a file whose bytes are memory; false if an operation is needed. See `Driver::read_now`.
+    pub fn read_now(&self, file: FileId, offset: ByteOffset, into: &mut BufMut) -> bool {
+        self.with_driver(|driver| driver.read_now(file, offset, into))
+    }
+
+    /// Writes to a file whose bytes are memory; false if an operation is needed. See `Driver::write_now`.
+    pub fn write_now(&self, file: FileId, offset: ByteOffset, from: &Buf) -> bool {
+        self.with_driver(|driver| driver.write_now(file, offset, from))
     }
 
     /// Submits an operation whose end nobody waits for.

@@ -23,6 +23,10 @@ pub enum Sub {
     Check(FillArgs),
     /// Cuts connections with writes in flight and watches that none of them takes effect later.
     Ghost(GhostArgs),
+    /// Makes requests as cheaply as possible and looks at no data: what the server can do.
+    Speed(SpeedArgs),
+    /// Serves memory as cheaply as possible: what client and machine can do.
+    Ceiling(CeilingArgs),
 }
 
 #[derive(Args, Debug, Clone)]
@@ -148,6 +152,41 @@ pub struct GhostArgs {
     /// Connections to cut.
     #[arg(long, default_value_t = 50)]
     pub rounds: u32,
+}
+
+#[derive(Args, Debug)]
+pub struct SpeedArgs {
+    #[command(flatten)]
+    pub common: Common,
+    #[arg(long, value_enum, default_value_t = Mode::Randread)]
+    pub mode: Mode,
+    /// Bytes of a request.
+    #[arg(short = 'b', long = "block", default_value = "4k", value_parser = parse_size)]
+    pub block: u64,
+    /// Uses only so many bytes from the start of the export.
+    #[arg(long, value_parser = parse_size)]
+    pub size: Option<u64>,
+    /// Reads among the requests of randrw.
+    #[arg(long, default_value_t = 70, value_parser = clap::value_parser!(u64).range(0..=100))]
+    pub read_percent: u64,
+    /// Seconds that count.
+    #[arg(long, default_value_t = 2.0)]
+    pub seconds: f64,
+    /// Seconds before that.
+    #[arg(long, default_value_t = 0.1)]
+    pub warmup: f64,
+    /// What places and kinds are drawn from.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+#[derive(Args, Debug)]
+pub struct CeilingArgs {
+    /// HOST:PORT or unix:PATH.
+    pub listen: String,
+    /// Bytes of the export, of which 64 MiB are kept.
+    #[arg(long, default_value = "512M", value_parser = parse_size)]
+    pub size: u64,
 }
 
 /// Parses a size in bytes with an optional binary suffix: 512, 4k, 1M, 2G.

@@ -5,6 +5,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +15,8 @@ const IHAVEOPT: u64 = 0x4948_4156_454f_5054;
 const OPTION_REPLY: u64 = 0x0003_e889_0455_65a9;
 const REQUEST: u32 = 0x2560_9513;
 const SIMPLE_REPLY: u32 = 0x6744_6698;
+const OPT_ABORT: u32 = 2;
+const OPT_INFO: u32 = 6;
 const OPT_GO: u32 = 7;
 const REP_ACK: u32 = 1;
 const REP_INFO: u32 = 3;
@@ -24,6 +27,7 @@ const NEGOTIATION_TIMEOUT: Duration = Duration::from_secs(10);
 const OPTION_REPLY_MAX: u32 = 64 << 10;
 
 pub const REPLY_LEN: usize = 16;
+pub const REQUEST_LEN: usize = 28;
 
 pub const HAS_READ_ONLY: u16 = 1 << 1;
 pub const HAS_FLUSH: u16 = 1 << 2;
@@ -33,6 +37,49 @@ pub const HAS_WRITE_ZEROES: u16 = 1 << 6;
 pub const HAS_MULTI_CONN: u16 = 1 << 8;
 
 pub const COMMAND_FUA: u16 = 1;
+
+/// The other end, as far as `load ceiling` needs it: the greeting.
+pub fn greeting() -> Vec<u8> {
+    [&NBDMAGIC.to_be_bytes()[..], &IHAVEOPT.to_be_bytes(), &3u16.to_be_bytes()].concat()
+}
+
+/// What comes after an option.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    Options,
+    Transmission,
+    Close,
+}
+
+/// The answer to an option: GO and INFO tell of one export, ABORT ends, others are not known.
+pub fn answer_option(option: u32, size: u64) -> (Vec<u8>, Next) {
+    let reply = |kind: u32, data: &[u8]| {
+        let length = u32::try_from(data.len()).expect("a few bytes");
+        let head = [option.to_be_bytes(), kind.to_be_bytes(), length.to_be_bytes()].concat();
+        [&OPTION_REPLY.to_be_bytes()[..], &head, data].concat()
+    };
+    let flags = 1 | HAS_FLUSH | HAS_FUA | HAS_MULTI_CONN;
+    let export = [&INFO_EXPORT.to_be_bytes()[..], &size.to_be_bytes(), &flags.to_be_bytes()].concat();
+    let told = || [reply(REP_INFO, &export), reply(REP_ACK, &[])].concat();
+    match option {
+        OPT_GO => (told(), Next::Transmission),
+        OPT_INFO => (told(), Next::Options),
+        OPT_ABORT => (reply(REP_ACK, &[]), Next::Close),
+        _unknown => (reply(REP_ERROR | 1, &[]), Next::Options),
+    }
+}
+
+pub fn request_magic() -> [u8; 4] {
+    REQUEST.to_be_bytes()
+}
+
+/// The header of a simple reply without an error.
+pub fn reply_header(cookie: [u8; 8]) -> [u8; REPLY_LEN] {
+    let mut header = [0; REPLY_LEN];
+    header[..4].copy_from_slice(&SIMPLE_REPLY.to_be_bytes());
+    header[8..].copy_from_slice(&cookie);
+    header
+}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Command {
@@ -143,6 +190,15 @@ impl Socket {
     }
 }
 
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Socket::Tcp(s) => s.as_fd(),
+            Socket::Unix(s) => s.as_fd(),
+        }
+    }
+}
+
 impl Read for Socket {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         match self {
@@ -157,6 +213,13 @@ impl Write for Socket {
         match self {
             Socket::Tcp(s) => s.write(buf),
             Socket::Unix(s) => s.write(buf),
+        }
+    }
+
+    fn write_vectored(&mut self, pieces: &[std::io::IoSlice<'_>]) -> std::io::Result<usize> {
+        match self {
+            Socket::Tcp(s) => s.write_vectored(pieces),
+            Socket::Unix(s) => s.write_vectored(pieces),
         }
     }
 

@@ -36,9 +36,10 @@ mod wake;
 pub use handles::Handles;
 pub use setup::{SetupError, Warning};
 
-use super::buf::BufPool;
-use super::driver::{Completion, Done, Driver, LastingMemory, Op, Token, Unpark};
+use super::buf::{Buf, BufMut, BufPool};
+use super::driver::{Completion, Done, Driver, FileId, LastingMemory, Op, Token, Unpark};
 use super::time::Instant;
+use crate::base::units::ByteOffset;
 use entries::Arena;
 use io_uring::opcode;
 use io_uring::types::{CancelBuilder, Fd};
@@ -185,6 +186,14 @@ impl Driver for UringDriver {
 
     fn try_now(&mut self, op: Op) -> Result<Done, Op> {
         now::try_now(self, op)
+    }
+
+    fn read_now(&mut self, file: FileId, offset: ByteOffset, into: &mut BufMut) -> bool {
+        now::read(self, file, offset.0, into)
+    }
+
+    fn write_now(&mut self, file: FileId, offset: ByteOffset, from: &Buf) -> bool {
+        now::write(self, file, offset.0, from)
     }
 
     fn lasting_memory(&self, path: &Path, words: usize) -> Result<Arc<dyn LastingMemory>, Errno> {

@@ -2,8 +2,9 @@
 //! between memories. Their buffers are still in the CPU's caches when the caller goes on with them.
 
 use super::begin::{fits, transfer};
+use super::mapped::Mapped;
 use super::{UringDriver, entries, memory};
-use crate::io::buf::Buf;
+use crate::io::buf::{Buf, BufMut};
 use crate::io::driver::{Done, FileId, Op, SocketId};
 use nix::errno::Errno;
 
@@ -29,6 +30,32 @@ pub(super) fn try_now(driver: &mut UringDriver, op: Op) -> Result<Done, Op> {
         | Op::Shutdown { .. }
         | Op::CloseSocket { .. } => Err(op),
     }
+}
+
+/// A read of a mapped file. What it is about stays where it is: an operation of its own would be moved a dozen times.
+pub(super) fn read(driver: &mut UringDriver, file: FileId, offset: u64, into: &mut BufMut) -> bool {
+    let Some(mapped) = mapped(driver, file) else { return false };
+    let done = mapped.read(offset, into.as_mut_slice());
+    done && take_share(driver, into.len())
+}
+
+/// The same for a write.
+pub(super) fn write(driver: &mut UringDriver, file: FileId, offset: u64, from: &Buf) -> bool {
+    let Some(mapped) = mapped(driver, file) else { return false };
+    let done = mapped.write(offset, from.as_slice());
+    done && take_share(driver, from.len())
+}
+
+/// The memory of a file, if there is some of this turn's share left.
+fn mapped(driver: &UringDriver, file: FileId) -> Option<&Mapped> {
+    let held = driver.locals.known(file.0).filter(|_| driver.inline_bytes_left > 0)?;
+    held.mapped()
+}
+
+/// Counts what was done against this turn's share.
+fn take_share(driver: &mut UringDriver, len: usize) -> bool {
+    driver.inline_bytes_left = driver.inline_bytes_left.saturating_sub(len);
+    true
 }
 
 /// Files on memory file systems, up to this turn's share. Anything unusual is left to `begin`.
