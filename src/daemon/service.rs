@@ -503,7 +503,7 @@ impl Service {
             lba_bytes: create.lba_bytes,
         };
         let volume = open.pool.create_volume(&self.core, &plan).await.map_err(|e| pool_failure(&e))?;
-        let (size, copies) = (volume.shape.load().size, volume.copies);
+        let (size, copies) = (volume.shape.load().size, volume.copies());
         self.catalog.insert(Arc::new(Volume::in_pool(volume)));
         let copies = show_copies(copies);
         let served = if self.listening.borrow().is_empty() { "" } else { "; served at once" };

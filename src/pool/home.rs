@@ -600,6 +600,7 @@ impl Home {
             if shape.size != record.size || shape.name != record.name {
                 volume.reshape(record);
             }
+            volume.follow_copies(record);
             after.insert(*id, volume);
         }
         for (id, volume) in before.iter().filter(|(id, _)| !after.contains_key(id)) {

@@ -7,7 +7,7 @@
 
 use super::alloc::usable;
 use super::error::PoolError;
-use super::state::{FreeExtents, MemberState, State};
+use super::state::{FreeExtents, MemberState, State, VolumeRecord};
 use crate::base::limits::COPIES_MAX;
 use crate::base::units::{ByteLen, MemberId};
 
@@ -41,7 +41,10 @@ pub fn departure(state: &State, leaving: MemberId) -> Result<Departure, PoolErro
         .iter()
         .filter(|(id, m)| **id != leaving && !m.leaving && m.state == MemberState::Active);
     let rooms: Vec<u32> = others.map(|(_, m)| m.extents).collect();
-    let copies = state.volumes.values().map(|v| v.copies).chain([state.copies]).max().unwrap_or(1);
+    let most = |v: &VolumeRecord| v.slots.values().map(|s| s.copies.len()).max().unwrap_or(0);
+    let stored = state.volumes.values().map(most).max().unwrap_or(0);
+    let promised = state.volumes.values().map(|v| v.copies).chain([state.copies]).max().unwrap_or(1);
+    let copies = promised.max(u8::try_from(stored).unwrap_or(u8::MAX));
     if rooms.len() < usize::from(copies) {
         return Err(PoolError::TooFewWithout { name, copies, drives: rooms.len() });
     }

@@ -96,7 +96,7 @@ pub struct VolumeFacts {
     pub checksums: bool,
     pub lba_bytes: u32,
     pub allocated: ByteLen,
-    /// Allocated bytes with fewer readable copies than promised; with exactly one; with none.
+    /// Allocated bytes with fewer readable copies than there are places for; with exactly one; with none.
     pub below_promise: ByteLen,
     pub single_copy: ByteLen,
     pub unavailable: ByteLen,
@@ -233,7 +233,7 @@ impl Pool {
         let (mut below, mut single, mut none) = (0, 0, 0);
         for slot in volume.slots.values() {
             let readable = self.shared.holders(&slot.copies).len();
-            below += usize::from(readable < usize::from(volume.copies));
+            below += usize::from(readable < slot.copies.len());
             single += usize::from(readable == 1);
             none += usize::from(readable == 0);
         }

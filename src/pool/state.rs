@@ -95,6 +95,7 @@ pub struct VolumeRecord {
     pub uuid: Uuid,
     pub name: String,
     pub size: ByteLen,
+    /// Copies that a new slot gets, and that all are to have; a slot may have others still.
     pub copies: u8,
     pub unit: ByteLen,
     pub checksums: bool,
@@ -111,6 +112,12 @@ impl VolumeRecord {
     pub fn geometry(&self, extent: ByteLen) -> Geometry {
         let (region, segments) = (region_size(extent), self.segments.clone());
         Geometry { extent, region, unit: self.unit, segments }
+    }
+
+    /// Copies that every slot has, and a new one gets.
+    pub fn fewest_copies(&self) -> u8 {
+        let slots = self.slots.values().map(|slot| u8::try_from(slot.copies.len()).unwrap_or(u8::MAX));
+        slots.chain([self.copies]).min().unwrap_or(self.copies)
     }
 }
 
