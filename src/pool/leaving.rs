@@ -7,7 +7,7 @@
 
 use super::alloc::usable;
 use super::error::PoolError;
-use super::state::{FreeExtents, MemberState, State, VolumeRecord};
+use super::state::{FreeExtents, MemberState, SlotRecord, State, VolumeRecord};
 use crate::base::limits::COPIES_MAX;
 use crate::base::units::{ByteLen, MemberId};
 
@@ -79,11 +79,26 @@ pub struct Fit {
 }
 
 impl Fit {
-    fn new(mut rooms: Vec<u64>, state: &State) -> Fit {
+    /// With all copies that slots have, and those that they are to get.
+    fn new(rooms: Vec<u64>, state: &State) -> Fit {
+        Fit::count(rooms, state, |volume, slot| slot.copies.len().max(usize::from(volume.copies)))
+    }
+
+    /// With the copies that slots are to have, in the end.
+    pub fn promised(rooms: Vec<u64>, state: &State) -> Fit {
+        Fit::count(rooms, state, |volume, _| usize::from(volume.copies))
+    }
+
+    fn count(
+        mut rooms: Vec<u64>,
+        state: &State,
+        copies: impl Fn(&VolumeRecord, &SlotRecord) -> usize,
+    ) -> Fit {
         rooms.sort_unstable_by_key(|room| std::cmp::Reverse(*room));
         let mut slots = [0; COPIES_MAX];
-        let records = state.volumes.values().flat_map(|v| v.slots.values());
-        records.for_each(|slot| slots[slot.copies.len() - 1] += 1);
+        for volume in state.volumes.values() {
+            volume.slots.values().for_each(|slot| slots[copies(volume, slot) - 1] += 1);
+        }
         Fit { rooms, slots }
     }
 
@@ -95,7 +110,7 @@ impl Fit {
     }
 
     /// Copies that have no place, however they lie.
-    fn homeless(&self) -> u64 {
+    pub fn homeless(&self) -> u64 {
         let beyond = |j: usize| {
             let room: u64 = self.rooms.iter().skip(j).sum();
             let of = |(copies, count): (usize, u64)| count * copies.saturating_sub(j) as u64; // widening

@@ -79,7 +79,7 @@ impl Shared {
         if reach.degraded {
             self.reach_others(placement, region, &mut reach);
         }
-        if let Some(Incoming { copy, upto }) = placement.incoming {
+        if let Some(Incoming { copy, upto, .. }) = placement.incoming {
             let member = of(&copy).clone();
             if member.is_in_sync() {
                 reach.incoming = Some(Box::new((Reached { copy, member }, upto)));

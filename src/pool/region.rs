@@ -44,6 +44,8 @@ pub struct Incoming {
     pub copy: Copy,
     /// Blocks below this one.
     pub upto: u32,
+    /// It comes to the others, and takes the place of none of them.
+    pub more: bool,
 }
 
 /// How far a region's content has been read from its members.

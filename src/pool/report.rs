@@ -91,6 +91,11 @@ pub struct VolumeFacts {
     pub uuid: uuid::Uuid,
     pub size: ByteLen,
     pub copies: u8,
+    /// Copies that every slot has at least.
+    pub fewest_copies: u8,
+    /// Slots that do not have so many copies yet, or have more still.
+    pub lacking: u64,
+    pub surplus: u64,
     pub columns: u32,
     pub unit: ByteLen,
     pub checksums: bool,
@@ -238,12 +243,18 @@ impl Pool {
             none += usize::from(readable == 0);
         }
         let bytes = |slots: usize| self.shared.slot_bytes(slots);
+        let slots = |such: &dyn Fn(usize) -> bool| {
+            volume.slots.values().filter(|slot| such(slot.copies.len())).count() as u64 // widening
+        };
         VolumeFacts {
             id,
             name: volume.name.clone(),
             uuid: volume.uuid,
             size: volume.size,
             copies: volume.copies,
+            fewest_copies: volume.fewest_copies(),
+            lacking: slots(&|copies| copies < usize::from(volume.copies)),
+            surplus: slots(&|copies| copies > usize::from(volume.copies)),
             columns: volume.segments.iter().map(|s| s.columns).max().unwrap_or(1),
             unit: volume.unit,
             checksums: volume.checksums,

@@ -264,9 +264,12 @@ impl PoolVolume {
         lock(&self.unsaved).insert(key);
     }
 
-    /// Whether a crash could leave the copies of a slot different, or its checksums stale.
+    /// Whether a crash could leave the copies of a slot different, or its checksums stale. Before there is a second one:
+    /// what is written while it is made is marked by then.
     pub fn has_marks(&self, placement: &Placement) -> bool {
-        self.checksums || placement.copies.len() > 1
+        self.checksums
+            || placement.copies.len() > 1
+            || placement.incoming.is_some_and(|incoming| incoming.more)
     }
 
     /// Counts a request in, unless the volume takes none any more.
