@@ -583,7 +583,11 @@ fn requests_are_what_was_typed() {
     assert_eq!(done(&["volume", "grow", "data", "--size", "80GiB"]), grow);
     let shrink = Request::VolumeShrink { volume: "data".into(), size_bytes: 1 << 30, give_up: false };
     assert_eq!(done(&["volume", "shrink", "data", "--size", "1GiB", "--yes"]), shrink, "nothing to give up");
-    let set = |copies, allow_unprotected| Request::VolumeCopies { volume: "data".into(), copies, allow_unprotected };
+    let set = |copies, allow_unprotected| Request::VolumeCopies {
+        volume: "data".into(),
+        copies,
+        allow_unprotected,
+    };
     assert_eq!(done(&["volume", "set", "data", "--copies", "3"]), set(3, false));
     assert_eq!(done(&["volume", "set", "data", "--protect", "drive"]), set(2, false));
     assert_eq!(done(&["volume", "set", "data", "--protect", "none", "--allow-unprotected"]), set(1, true));

@@ -190,8 +190,9 @@ fn new_slots_have_the_new_number_at_once() {
 fn setting_it_back_in_the_middle_ends_it() {
     let (rig, head, pool) = stored(206, 3, 1, true);
     set(&rig, &head, &pool, 2).expect("raised");
-    while slots(&pool)[1] < 3 {
-        rig.world.pass(&head.cores, Duration::from_millis(2)).expect("time passes");
+    let progress = |head: &Process| pool.shared().copies_progress.underway(head.core(0).now());
+    while progress(&head).is_none_or(|going| going.done.0 == 0) {
+        rig.world.pass(&head.cores, Duration::from_micros(50)).expect("time passes");
     }
     assert!(slots(&pool)[0] > 0, "{:?}", slots(&pool));
     set(&rig, &head, &pool, 1).expect("lowered");

@@ -35,9 +35,22 @@ pub enum Script {
     Remove,
     /// Volumes with so many copies get so many others; then everything is scrubbed.
     Copies(u8, u8),
+    /// The same from two to one while a drive is away that missed something.
+    CopiesWithout,
 }
 
-pub const SCRIPTS: [Script; 9] = [
+impl Script {
+    /// The copies that volumes have before and in the end.
+    fn copies(self) -> Option<(u8, u8)> {
+        match self {
+            Script::Copies(from, to) => Some((from, to)),
+            Script::CopiesWithout => Some((2, 1)),
+            Script::Volumes | Script::Resync | Script::Rebuild | Script::Add | Script::Remove => None,
+        }
+    }
+}
+
+pub const SCRIPTS: [Script; 10] = [
     Script::Volumes,
     Script::Resync,
     Script::Rebuild,
@@ -47,6 +60,7 @@ pub const SCRIPTS: [Script; 9] = [
     Script::Copies(2, 1),
     Script::Copies(2, 3),
     Script::Copies(3, 2),
+    Script::CopiesWithout,
 ];
 
 /// The drive that a script adds.
@@ -107,7 +121,7 @@ impl Machine {
         self.create_pool()?;
         let life = self.first_life()?;
         self.work(&life)?;
-        if matches!(script, Script::Resync | Script::Rebuild) {
+        if matches!(script, Script::Resync | Script::Rebuild | Script::CopiesWithout) {
             self.touch(0);
             self.disk(0).unplug();
             self.work(&life)?;
@@ -154,7 +168,7 @@ impl Machine {
         if script != Script::Rebuild {
             self.settle(&life)?;
         }
-        if let Script::Copies(from, to) = script {
+        if let Some((from, to)) = script.copies() {
             self.await_copies(&life, if done > 0 { to } else { from })?;
         }
         if script == Script::Remove && done > 0 && self.gone.is_empty() {
@@ -290,7 +304,8 @@ async fn perform(core: &Core, pool: Pool, script: Script, progress: &Progress) -
             step();
             pool.scrub(core).await?;
         }
-        Script::Copies(_, to) => {
+        Script::Copies(..) | Script::CopiesWithout => {
+            let to = script.copies().map_or(1, |(_, to)| to);
             for name in pool.volumes().keys() {
                 pool.set_copies(name, to, true).await?;
             }
@@ -352,7 +367,7 @@ pub fn crash_everywhere_with(planted: Planted, script: Script, seed: u64, extent
     // Two and a witness have one majority more to lose than three.
     let drives = if script == Script::Add { 2 } else { 3 };
     let spares = usize::from(script != Script::Remove);
-    let copies = if let Script::Copies(from, _) = script { from } else { 2 };
+    let copies = script.copies().map_or(2, |(from, _)| from);
     let mut machine = machine_with(seed, drives, copies, rebuild_after, spares);
     machine.options.planted = planted;
     machine.set_stage(script)?;

@@ -95,6 +95,11 @@ fn r33_r34_a_crash_at_any_change_while_volumes_get_fewer_copies_and_again_in_rec
 }
 
 #[test]
+fn r33_r34_a_crash_at_any_change_while_volumes_lose_their_copies_on_a_drive_that_is_away() {
+    complete(exhaustive::crash_everywhere(Script::CopiesWithout, 1, Extent::Quick));
+}
+
+#[test]
 fn r36_r38_any_single_operation_may_fail_and_no_request_notices() {
     complete(exhaustive::fail_everywhere(1));
 }

@@ -156,6 +156,22 @@ fn volumes_are_made_renamed_grown_and_destroyed() {
 }
 
 #[test]
+fn a_change_of_copies_has_a_begin_and_an_end() {
+    let with = |copies, lacking_slots| PoolReport {
+        volumes: vec![VolumeReport { copies, lacking_slots, ..volume("data") }],
+        ..tank()
+    };
+    let said = |before, after| -> Vec<String> {
+        changes(&[before], &[after], None).into_iter().map(|draft| draft.message).collect()
+    };
+    let begun = said(with(2, 0), with(3, 12));
+    assert_eq!(begun, ["volume data is to have 3 copies, and had 2 copies; 12 slots are left to do"]);
+    assert_eq!(said(with(3, 12), with(3, 5)), Vec::<String>::new());
+    assert_eq!(said(with(3, 5), with(3, 0)), ["volume data has 3 copies of everything"]);
+    assert_eq!(said(with(2, 0), with(3, 0)), ["volume data has 3 copies"]);
+}
+
+#[test]
 fn every_state_of_a_drive_says_what_it_means_for_the_data() {
     let lacking = |p: &mut PoolReport, state| {
         p.drives[2].state = state;
