@@ -245,11 +245,10 @@ pub enum VolumeCommand {
 }
 
 #[derive(Args, Debug)]
-#[group(id = "number", required = true, multiple = true, args = ["copies", "protect"])]
 pub struct VolumeSetArgs {
     pub volume: String,
     /// Copies of every block, on different drives
-    #[arg(long, value_parser = parse_copies)]
+    #[arg(long, value_parser = parse_copies, required_unless_present = "protect")]
     pub copies: Option<u8>,
     /// What the volume is to survive
     #[arg(long, value_enum)]
