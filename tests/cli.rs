@@ -125,6 +125,9 @@ fn volume() -> VolumeReport {
         uuid: "v".into(),
         size_bytes: 70_000_000_000,
         copies: 2,
+        fewest_copies: 0,
+        lacking_slots: 0,
+        surplus_slots: 0,
         columns: 1,
         stripe_unit_bytes: 131_072,
         checksums: true,
@@ -223,6 +226,7 @@ fn answer_with(pool: PoolReport, request: &Request) -> Reply {
         | Request::VolumeCreate(_)
         | Request::VolumeGrow { .. }
         | Request::VolumeShrink { .. }
+        | Request::VolumeCopies { .. }
         | Request::VolumeDestroy { .. }
         | Request::Stop => Reply::Done { message: "done".into() },
     }
@@ -579,6 +583,14 @@ fn requests_are_what_was_typed() {
     assert_eq!(done(&["volume", "grow", "data", "--size", "80GiB"]), grow);
     let shrink = Request::VolumeShrink { volume: "data".into(), size_bytes: 1 << 30, give_up: false };
     assert_eq!(done(&["volume", "shrink", "data", "--size", "1GiB", "--yes"]), shrink, "nothing to give up");
+    let set = |copies, allow_unprotected| Request::VolumeCopies {
+        volume: "data".into(),
+        copies,
+        allow_unprotected,
+    };
+    assert_eq!(done(&["volume", "set", "data", "--copies", "3"]), set(3, false));
+    assert_eq!(done(&["volume", "set", "data", "--protect", "drive"]), set(2, false));
+    assert_eq!(done(&["volume", "set", "data", "--protect", "none", "--allow-unprotected"]), set(1, true));
     assert_eq!(
         done(&["volume", "destroy", "data", "--yes"]),
         Request::VolumeDestroy { volume: "data".into() }

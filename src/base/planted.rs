@@ -133,6 +133,10 @@ bugs! {
     RebuildWithoutFlush,
     /// Regions go on with the old place of a slot that was moved.
     MoveForgetsRegions,
+    /// One more copy of a slot counts before it has all that the others have.
+    CopyCountedBeforeWhole,
+    /// Of a slot with a copy too many the best one goes.
+    DroppedWrongCopy,
     /// While a slot comes to lie elsewhere its regions may be saved where it lay, in an extent that is another's soon.
     SaveWhileSwitching,
 

@@ -225,6 +225,8 @@ pub enum VolumeCommand {
         #[arg(long)]
         yes: bool,
     },
+    /// Change how many copies a volume has, while it is in use
+    Set(VolumeSetArgs),
     /// Give a volume another name
     Rename {
         volume: String,
@@ -240,6 +242,23 @@ pub enum VolumeCommand {
     },
     /// Put a volume together in a new file from whatever drives are left; writes to none of them
     Salvage(VolumeSalvageArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct VolumeSetArgs {
+    pub volume: String,
+    /// Copies of every block, on different drives
+    #[arg(long, value_parser = parse_copies, required_unless_present = "protect")]
+    pub copies: Option<u8>,
+    /// What the volume is to survive
+    #[arg(long, value_enum)]
+    pub protect: Option<Protect>,
+    /// One copy is enough: what a drive has that dies is lost
+    #[arg(long)]
+    pub allow_unprotected: bool,
+    /// Answer the question that is asked before copies are given up
+    #[arg(long)]
+    pub yes: bool,
 }
 
 #[derive(Args, Debug)]

@@ -390,6 +390,11 @@ pub const CODES: &[Code] = &[
         "Serve the pool with the version that made it. Nothing was written.",
     ),
     code(
+        "UNPROTECTED",
+        "With one copy of every block, a drive that dies takes what lies on it along. Nothing was changed.",
+        "Keep two copies; or, if that is meant, add --allow-unprotected.",
+    ),
+    code(
         "URING_BLOCKED",
         "The kernel refuses io_uring: by the sysctl kernel.io_uring_disabled, or by a container's seccomp profile.",
         "sudo sysctl kernel.io_uring_disabled=0, or run on the host.",

@@ -35,7 +35,7 @@ fn create(session: &Session, args: &PoolCreateArgs) -> Result<Exit, Ended> {
     let request = PoolCreate {
         name: args.name.clone(),
         disks: disks::paths(&args.disks)?,
-        copies: copies(args.protect, args.copies)?,
+        copies: copies_of(args.protect, args.copies)?,
         extent_bytes: args.extent.map(|extent| extent.0),
         erase: disks::paths(&args.erase)?,
     };
@@ -61,7 +61,11 @@ pub fn erasing(drives: &[&Drive]) -> String {
 }
 
 /// How many copies were asked for.
-fn copies(protect: Option<Protect>, copies: Option<u8>) -> Result<u8, Failure> {
+/// The copies that were asked for in either way.
+///
+/// # Errors
+/// If both contradict each other, or machines are to survive.
+pub fn copies_of(protect: Option<Protect>, copies: Option<u8>) -> Result<u8, Failure> {
     match (protect, copies) {
         (Some(Protect::Machine), _) => Err(Failure::refused(
             "ONE_MACHINE",
@@ -240,11 +244,11 @@ mod tests {
 
     #[test]
     fn protection_decides_the_number_of_copies() {
-        assert_eq!(copies(None, None), Ok(2));
-        assert_eq!(copies(None, Some(1)), Ok(1));
-        assert_eq!(copies(Some(Protect::None), None), Ok(1));
-        assert_eq!(copies(Some(Protect::Drive), Some(3)), Ok(3));
-        let code = |p, c| copies(Some(p), c).unwrap_err().code;
+        assert_eq!(copies_of(None, None), Ok(2));
+        assert_eq!(copies_of(None, Some(1)), Ok(1));
+        assert_eq!(copies_of(Some(Protect::None), None), Ok(1));
+        assert_eq!(copies_of(Some(Protect::Drive), Some(3)), Ok(3));
+        let code = |p, c| copies_of(Some(p), c).unwrap_err().code;
         assert_eq!(code(Protect::None, Some(2)), "COPIES_CONTRADICT");
         assert_eq!(code(Protect::Drive, Some(1)), "COPIES_CONTRADICT");
         assert_eq!(code(Protect::Machine, None), "ONE_MACHINE");

@@ -53,6 +53,7 @@ pub fn pool_screen(pool: &PoolReport, paint: Paint) -> String {
     text += &why(pool);
     text += &space_lines(pool);
     pool.work.iter().for_each(|work| text += &work_line(work));
+    text += &copies_wait(pool);
     text += &spread_waits(pool);
     if pool.forced {
         text += &line("forced", "once opened by order without all its drives: what only they held is lost");
@@ -123,7 +124,7 @@ fn sentence(pool: &PoolReport) -> String {
             format!("nothing is stored yet; every block will have {}", show_copies(pool.copies))
         }
         PoolState::Safe => {
-            let fewest = pool.volumes.iter().map(|v| v.copies).min().unwrap_or(pool.copies);
+            let fewest = pool.volumes.iter().map(VolumeReport::copies_now).min().unwrap_or(pool.copies);
             format!("every block has {} on {fewest} drives", show_copies(fewest))
         }
         PoolState::AtRisk => at_risk(pool),
@@ -263,6 +264,7 @@ pub fn work_label(kind: WorkKind) -> &'static str {
         WorkKind::Scrub => "scrub",
         WorkKind::Spread => "spread",
         WorkKind::Leave => "leaving",
+        WorkKind::Copies => "copies",
     }
 }
 
@@ -277,6 +279,25 @@ fn work_line(work: &WorkReport) -> String {
             line(label, &format!("{amount}   {}/s   {} left", bytes(work.bytes_per_second), duration(left)))
         }
     }
+}
+
+/// Volumes are to have other numbers of copies, and that does not go on at the moment.
+fn copies_wait(pool: &PoolReport) -> String {
+    if pool.work.iter().any(|w| w.kind == WorkKind::Copies) {
+        return String::new();
+    }
+    let left = |v: &&VolumeReport| v.lacking_slots + v.surplus_slots > 0;
+    let waits = pool.volumes.iter().filter(left).map(|v| {
+        let slots = v.lacking_slots + v.surplus_slots;
+        let why = match absent(pool).next() {
+            Some(_) => "when every drive is in sync again",
+            None if v.lacking_slots > 0 => "while a daemon runs, as far as there is room",
+            None => "while a daemon runs",
+        };
+        let slots = count(usize::try_from(slots).unwrap_or(usize::MAX), "slot");
+        line("copies", &format!("{slots} of {} come to have {} {why}", v.name, show_copies(v.copies)))
+    });
+    waits.collect()
 }
 
 /// What is stored is to spread over drives that were added, and does not at the moment.

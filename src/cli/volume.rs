@@ -1,8 +1,9 @@
 //! `volume create | list | show | grow | rename | destroy`; `volume salvage` is in `salvage`.
 
-use super::args::{VolumeCommand, VolumeCreateArgs};
+use super::args::{VolumeCommand, VolumeCreateArgs, VolumeSetArgs};
 use super::confirm::{Unasked, confirm};
 use super::exit::{Ended, Exit};
+use super::pool::copies_of;
 use super::salvage;
 use super::session::Session;
 use super::words::{Side, bytes, count, table};
@@ -24,6 +25,7 @@ pub fn run(session: &Session, command: &VolumeCommand) -> Result<Exit, Ended> {
         VolumeCommand::Rename { volume, name } => {
             session.change(&Request::VolumeRename { volume: volume.clone(), name: name.clone() })?;
         }
+        VolumeCommand::Set(args) => set(session, args)?,
         VolumeCommand::Destroy { volume, yes } => destroy(session, volume, *yes)?,
         VolumeCommand::Salvage(args) => return salvage::run(session, args),
     }
@@ -116,7 +118,7 @@ fn show_screen(volume: &VolumeReport) -> String {
         volume.size_bytes,
         bytes(volume.allocated_bytes),
         state(volume),
-        volume.copies,
+        copies_words(volume),
         width,
         bytes(volume.stripe_unit_bytes),
         if volume.checksums { "on" } else { "off: wrong bytes of a drive are not noticed" },
@@ -124,6 +126,19 @@ fn show_screen(volume: &VolumeReport) -> String {
         count(usize::try_from(volume.connections).unwrap_or(usize::MAX), "connection"),
         volume.uuid,
     ) + &gone_lines(volume)
+}
+
+/// How many copies it has, and of how much that is not so yet.
+fn copies_words(volume: &VolumeReport) -> String {
+    let slots = |count: u64| self::count(usize::try_from(count).unwrap_or(usize::MAX), "slot");
+    let lacking = match volume.lacking_slots {
+        0 => String::new(),
+        lacking => format!(" ({} not yet)", slots(lacking)),
+    };
+    match volume.surplus_slots {
+        0 => format!("{}{lacking}", volume.copies),
+        surplus => format!("{}{lacking} ({} with more still)", volume.copies, slots(surplus)),
+    }
 }
 
 /// Ranges that are shown; `--json` has more.
@@ -162,6 +177,26 @@ fn shrink(session: &Session, name: &str, size: ByteLen, yes: bool) -> Result<(),
     session.change(&request(true))
 }
 
+/// Asks where fewer copies are left; that one is, the daemon refuses unless it was said to be meant.
+fn set(session: &Session, args: &VolumeSetArgs) -> Result<(), Ended> {
+    let (volume, copies) = (&args.volume, copies_of(args.protect, args.copies)?);
+    let volumes = session.volumes(&Request::VolumeShow { volume: volume.clone() })?;
+    let more = volumes.iter().find(|v| v.copies > copies && copies > 1);
+    if let Some(more) = more {
+        let loss = format!(
+            "Volume {volume} with {} of data gives up copies: {} of {} stay, so that it survives the loss of {} instead of {}.",
+            bytes(more.allocated_bytes),
+            copies,
+            more.copies,
+            count(usize::from(copies) - 1, "drive"),
+            more.copies - 1,
+        );
+        confirm(session, &loss, volume, args.yes, Unasked::Refuse)?;
+    }
+    let allow_unprotected = args.allow_unprotected;
+    session.change(&Request::VolumeCopies { volume: volume.clone(), copies, allow_unprotected })
+}
+
 fn destroy(session: &Session, name: &str, yes: bool) -> Result<(), Ended> {
     let volumes = session.volumes(&Request::VolumeShow { volume: name.to_owned() })?;
     let stored: u64 = volumes.iter().map(|v| v.allocated_bytes).sum();
@@ -184,6 +219,9 @@ mod tests {
             uuid: "6f1c".into(),
             size_bytes: 70_000_000_000,
             copies: 2,
+            fewest_copies: 2,
+            lacking_slots: 0,
+            surplus_slots: 0,
             columns: 3,
             stripe_unit_bytes: 131_072,
             checksums: true,
@@ -196,6 +234,15 @@ mod tests {
             unavailable: Vec::new(),
             unavailable_more: false,
         }
+    }
+
+    #[test]
+    fn slots_with_other_copies_are_counted() {
+        let with = |lacking_slots, surplus_slots| {
+            copies_words(&VolumeReport { lacking_slots, surplus_slots, ..volume() })
+        };
+        assert_eq!((with(0, 0), with(1, 0)), ("2".to_owned(), "2 (1 slot not yet)".to_owned()));
+        assert_eq!(with(0, 3), "2 (3 slots with more still)");
     }
 
     #[test]

@@ -78,6 +78,12 @@ pub enum Request {
         volume: String,
         name: String,
     },
+    /// Refused where one copy would be left, unless `allow_unprotected` is set.
+    VolumeCopies {
+        volume: String,
+        copies: u8,
+        allow_unprotected: bool,
+    },
     VolumeDestroy {
         volume: String,
     },
@@ -124,6 +130,7 @@ impl Request {
             | Request::VolumeGrow { .. }
             | Request::VolumeShrink { .. }
             | Request::VolumeRename { .. }
+            | Request::VolumeCopies { .. }
             | Request::VolumeDestroy { .. }
             | Request::BenchBegin { .. }
             | Request::Stop => false,
@@ -346,6 +353,8 @@ pub enum WorkKind {
     Spread,
     /// Moving what lies on drives that are being taken out.
     Leave,
+    /// Giving volumes the number of copies that they are to have.
+    Copies,
 }
 
 impl WorkKind {
@@ -353,7 +362,7 @@ impl WorkKind {
     pub fn heals(self) -> bool {
         match self {
             WorkKind::Resync | WorkKind::Rebuild => true,
-            WorkKind::Scrub | WorkKind::Spread | WorkKind::Leave => false,
+            WorkKind::Scrub | WorkKind::Spread | WorkKind::Leave | WorkKind::Copies => false,
         }
     }
 }
@@ -469,7 +478,16 @@ pub struct VolumeReport {
     pub pool: String,
     pub uuid: String,
     pub size_bytes: u64,
+    /// Copies that new slots get, and that all others are to have.
     pub copies: u8,
+    /// Copies that every slot has at least; zero: a daemon of an older version does not say.
+    #[serde(default)]
+    pub fewest_copies: u8,
+    /// Slots that have fewer copies than that so far, and slots that have more still.
+    #[serde(default)]
+    pub lacking_slots: u64,
+    #[serde(default)]
+    pub surplus_slots: u64,
     pub columns: u32,
     pub stripe_unit_bytes: u64,
     pub checksums: bool,
@@ -489,6 +507,13 @@ pub struct VolumeReport {
     /// There are more of them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unavailable_more: bool,
+}
+
+impl VolumeReport {
+    /// Copies that every slot has at least.
+    pub fn copies_now(&self) -> u8 {
+        if self.fewest_copies == 0 { self.copies } else { self.fewest_copies }
+    }
 }
 
 /// Ranges that are listed for a volume.

@@ -30,6 +30,8 @@ pub enum EventKind {
     VolumeMade,
     VolumeRenamed,
     VolumeGrown,
+    /// It is to have another number of copies, or has it.
+    VolumeCopies,
     VolumeDestroyed,
     DriveAdded,
     DriveLeft,

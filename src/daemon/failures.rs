@@ -47,6 +47,12 @@ pub fn pool_failure(error: &PoolError) -> Failure {
         PoolError::NoRoomWithout { short, .. } => Failure::unchanged("NO_ROOM", text)
             .with(format!("{} would have no place", show_size(*short)))
             .with("add a drive first: drystone disk add DISK, or give space back: drystone volume destroy VOLUME"),
+        PoolError::TooFewForCopies { .. } => Failure::unchanged("TOO_FEW_DISKS", text)
+            .with("add a drive first: drystone disk add DISK, or wait until all are in sync: drystone status"),
+        PoolError::NoRoomForCopies { .. } => Failure::unchanged("NO_ROOM", text)
+            .with("add a drive first: drystone disk add DISK, or give space back: drystone volume destroy VOLUME"),
+        PoolError::WouldBeUnprotected { .. } => Failure::refused("UNPROTECTED", text)
+            .with("that is meant? add --allow-unprotected"),
         PoolError::DataBeyond { .. } => Failure::refused("DATA_BEYOND", text)
             .with("make the file system in it smaller first (resize2fs; xfs cannot), and let it discard what it freed (fstrim)")
             .with("what lies beyond is not needed? add --yes: it is discarded"),

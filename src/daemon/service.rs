@@ -219,6 +219,9 @@ impl Service {
             Request::VolumeShrink { volume, size_bytes, give_up } => {
                 self.shrink(&volume, ByteLen(size_bytes), give_up).await?
             }
+            Request::VolumeCopies { volume, copies, allow_unprotected } => {
+                self.set_copies(&volume, copies, allow_unprotected).await?
+            }
             Request::VolumeRename { volume, name } => self.rename(&volume, &name).await?,
             Request::VolumeDestroy { volume } => self.destroy_volume(&volume).await?,
             Request::BenchBegin { size_bytes } => return self.begin_bench(from, ByteLen(size_bytes)),
@@ -467,6 +470,7 @@ impl Service {
             (WorkKind::Resync, &shared.resync_progress),
             (WorkKind::Rebuild, &shared.rebuild_progress),
             (WorkKind::Scrub, &shared.scrub_progress),
+            (WorkKind::Copies, &shared.copies_progress),
             (moving, &shared.spread_progress),
         ];
         let report = |(kind, progress): (WorkKind, &Progress)| {
@@ -503,7 +507,7 @@ impl Service {
             lba_bytes: create.lba_bytes,
         };
         let volume = open.pool.create_volume(&self.core, &plan).await.map_err(|e| pool_failure(&e))?;
-        let (size, copies) = (volume.shape.load().size, volume.copies);
+        let (size, copies) = (volume.shape.load().size, volume.copies());
         self.catalog.insert(Arc::new(Volume::in_pool(volume)));
         let copies = show_copies(copies);
         let served = if self.listening.borrow().is_empty() { "" } else { "; served at once" };
@@ -526,6 +530,19 @@ impl Service {
         shrunk.map_err(|e| pool_failure(&e))?;
         self.catalog.note_change();
         Ok(format!("volume {name}: {}; what lay beyond is gone, and its space is free", show_size(size)))
+    }
+
+    async fn set_copies(&self, name: &str, copies: u8, unprotected: bool) -> Result<String, Failure> {
+        let open = self.pool_of(name)?;
+        open.pool.set_copies(name, copies, unprotected).await.map_err(|e| pool_failure(&e))?;
+        let facts = open.pool.facts();
+        let left = facts.volumes.iter().find(|v| v.name == name).map_or(0, |v| v.lacking + v.surplus);
+        let amount = show_size(ByteLen(left * facts.state.extent.0));
+        let then = match left {
+            0 => "that is what there is".to_owned(),
+            _ => format!("{amount} of it are changed in the background: drystone status"),
+        };
+        Ok(format!("volume {name}: {}; {then}", show_copies(copies)))
     }
 
     async fn rename(&self, name: &str, to: &str) -> Result<String, Failure> {

@@ -1,7 +1,8 @@
 //! Several workers that move copies: as many as keep the drives busy while no client is there, one with clients.
 
+use super::dropping::drop_copy;
 use super::member::Member;
-use super::moving::{Job, Stuck, move_copy};
+use super::moving::{Job, Place, Stuck, move_copy};
 use super::pace::LOOK_EVERY;
 use super::progress::Progress;
 use super::shared::Shared;
@@ -71,9 +72,9 @@ async fn worker<T>(
         }
         let Some(task) = queue.borrow_mut().pop_front() else { return (moved, stuck) };
         let Some(job) = wanted(&task) else { continue };
-        match move_copy(core, pool, job, progress).await {
-            Ok(to) => {
-                tracing::debug!(?job, ?to, "a copy lies elsewhere now");
+        match carry_out(core, pool, job, progress).await {
+            Ok(()) => {
+                tracing::debug!(?job, "a slot has other copies now");
                 moved += 1;
             }
             Err(Stuck::Gone) => {}
@@ -83,6 +84,17 @@ async fn worker<T>(
                 core.sleep(LOOK_EVERY).await;
             }
             Err(why) => stuck = Some(why),
+        }
+    }
+}
+
+async fn carry_out(core: &Core, pool: &Arc<Shared>, job: Job, progress: &Progress) -> Result<(), Stuck> {
+    match job.place {
+        Place::Another(_) | Place::More => move_copy(core, pool, job, progress).await.map(|_| ()),
+        Place::Less(copy) => {
+            drop_copy(core, pool, &job, copy).await?;
+            progress.add(pool.extent.0);
+            Ok(())
         }
     }
 }

@@ -52,6 +52,7 @@ fn place_of(change: &Change) -> Option<(VolumeId, Option<SlotIndex>)> {
         | Change::VolumeResized { .. }
         | Change::VolumeRenamed { .. }
         | Change::VolumeReserved { .. }
+        | Change::VolumeCopies { .. }
         | Change::SlotAllocated { .. }
         | Change::Scrubbed { .. } => None,
     }

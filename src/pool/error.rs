@@ -51,6 +51,18 @@ pub enum PoolError {
         show_size(*held), show_size(*fits)
     )]
     NoRoomWithout { name: String, held: ByteLen, fits: ByteLen, short: ByteLen },
+    #[error("{copies} copies need {copies} drives in sync, and the pool has {drives}")]
+    TooFewForCopies { name: String, copies: u8, drives: usize },
+    #[error(
+        "{copies} copies of what {name} stores take {} more, and {} of what the pool would have to hold finds no place on its drives",
+        show_size(*needed), show_size(*short)
+    )]
+    NoRoomForCopies { name: String, copies: u8, needed: ByteLen, short: ByteLen },
+    #[error(
+        "with one copy nothing of {name} survives the loss of its drive: {} of {} would be lost with the drive that has most of it",
+        show_size(*lost), show_size(*stored)
+    )]
+    WouldBeUnprotected { name: String, stored: ByteLen, lost: ByteLen },
     #[error("volume {name} has data up to {} bytes", end.0)]
     DataBeyond { name: String, end: ByteLen },
     #[error("{0}")]

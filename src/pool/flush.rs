@@ -285,7 +285,7 @@ async fn flush_members(volume: &PoolVolume, core: &Core) -> Result<(), Status> {
 /// Whether each slot of the volume has copies on two members in sync at least, whichever they are.
 fn has_spare_copies(volume: &PoolVolume, members: &[Arc<Member>]) -> bool {
     let out = members.iter().filter(|m| !m.is_in_sync()).count();
-    usize::from(volume.copies) >= out + 2
+    usize::from(volume.fewest_copies()) >= out + 2
 }
 
 /// Whether some slot of the volume can be written to this member and to no other.

@@ -126,7 +126,7 @@ pub async fn begin(
     if volume.pool.doubts.concern(volume.id, hold.region().key.slot) {
         return Err(Status::Io);
     }
-    if !volume.needs_marks() || is_planted(&volume.pool, Planted::SkipDirtyMark) {
+    if !volume.has_marks(placement) || is_planted(&volume.pool, Planted::SkipDirtyMark) {
         hold.region().state().writing += 1;
         return Ok(());
     }

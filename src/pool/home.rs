@@ -5,6 +5,7 @@
 
 use super::alloc::{self, Room};
 use super::balance;
+use super::copies;
 use super::ends::{HOLLOW, mend};
 use super::error::PoolError;
 use super::flush::clean;
@@ -13,7 +14,7 @@ use super::leaving::Fit;
 use super::lifecycle::{self, Event};
 use super::log::Replayed;
 use super::member::Member;
-use super::moving::{Job, Stuck, moved};
+use super::moving::{Job, Place, Stuck};
 use super::open::SAID_DEAD;
 use super::planted::{Planted, is_planted};
 use super::quorum::{Voter, is_forked};
@@ -93,10 +94,10 @@ pub enum HomeRequest {
         copy: Copy,
         answer: Answer<()>,
     },
-    /// A copy lies on a reserved extent now.
+    /// A copy lies on a reserved extent now, or there is one less.
     Moved {
         job: Job,
-        to: Copy,
+        to: Option<Copy>,
         answer: Answer<Result<(), PoolError>>,
     },
     /// A member is not waited for any longer.
@@ -163,6 +164,12 @@ pub enum VolumeChange {
     Rename {
         id: VolumeId,
         name: String,
+    },
+    Copies {
+        id: VolumeId,
+        copies: u8,
+        /// One is enough.
+        unprotected: bool,
     },
     Destroy {
         id: VolumeId,
@@ -600,6 +607,7 @@ impl Home {
             if shape.size != record.size || shape.name != record.name {
                 volume.reshape(record);
             }
+            volume.follow_copies(record);
             after.insert(*id, volume);
         }
         for (id, volume) in before.iter().filter(|(id, _)| !after.contains_key(id)) {
@@ -719,6 +727,9 @@ impl Batch {
     fn reserve(&mut self, pool: &Shared, job: &Job) -> Result<Copy, Stuck> {
         let record = self.state.volumes.get(&job.volume).ok_or(Stuck::Gone)?;
         let copies = record.slots.get(&job.slot).ok_or(Stuck::Gone)?.copies.clone();
+        if job.place == Place::More && !copies::may_grow(&self.state, job.volume, job.slot) {
+            return Err(Stuck::Gone);
+        }
         let stripe = record.geometry(pool.extent).stripe_of(job.slot);
         let taken = |m: MemberId| copies.iter().any(|c| c.member == m);
         let mut rooms = rooms(pool, (&self.state, record), &self.free, stripe, (job.volume, job.slot));
@@ -741,20 +752,32 @@ impl Batch {
         }
     }
 
-    /// Decides that a copy lies elsewhere; returns the extent that is free after it.
-    fn moved(&mut self, pool: &Shared, job: &Job, to: Copy) -> Result<Vec<Copy>, PoolError> {
+    /// Decides that a copy lies elsewhere, or that there is one more or less; returns the extent that is free after it.
+    fn moved(&mut self, pool: &Shared, job: &Job, to: Option<Copy>) -> Result<Vec<Copy>, PoolError> {
         let gone = || PoolError::Invalid("what was to be moved is not there any more".to_owned());
         let slot = self.state.volumes.get(&job.volume).and_then(|v| v.slots.get(&job.slot));
-        let same = slot.filter(|s| s.stamp == job.stamp && s.copies.contains(&job.from));
-        let copies = same.map(|s| s.copies.clone()).ok_or_else(gone)?;
-        let reserved = self.reserved.iter().position(|c| *c == to).ok_or_else(gone)?;
-        if !pool.member(to.member).is_in_sync() || self.state.is_leaving(to.member) {
+        let copies = slot.filter(|s| job.is_of(s.stamp, &s.copies)).ok_or_else(gone)?.copies.clone();
+        let still = match job.place {
+            Place::Another(_) => true,
+            Place::More => copies::may_grow(&self.state, job.volume, job.slot),
+            Place::Less(copy) => {
+                copies::may_lose(&self.state, job.volume, job.slot, copy)
+                    || is_planted(pool, Planted::DroppedWrongCopy)
+            }
+        };
+        if !still || job.place.takes_room() != to.is_some() {
             return Err(gone());
         }
-        self.reserved.remove(reserved);
-        let copies = moved(&copies, job.from, to);
+        if let Some(to) = to {
+            let reserved = self.reserved.iter().position(|c| *c == to).ok_or_else(gone)?;
+            if !pool.member(to.member).is_in_sync() || self.state.is_leaving(to.member) {
+                return Err(gone());
+            }
+            self.reserved.remove(reserved);
+        }
+        let copies = job.place.after(&copies, to);
         self.apply(Change::SlotMoved { id: job.volume, slot: job.slot, copies });
-        Ok(vec![job.from])
+        Ok(job.place.gone().into_iter().collect())
     }
 
     fn free(&mut self, volume: VolumeId, slot: SlotIndex) -> Option<Copies> {
@@ -779,6 +802,10 @@ impl Batch {
                 Some(other) if other != id => return Err(PoolError::VolumeExists(name)),
                 Some(_) | None => Change::VolumeRenamed { id, name },
             },
+            VolumeChange::Copies { id, copies, unprotected } => {
+                copies::check(&self.state, id, copies, unprotected, &self.free)?;
+                Change::VolumeCopies { id, copies }
+            }
             VolumeChange::Destroy { id } => {
                 let Some(volume) = self.state.volumes.get(&id) else {
                     return Err(PoolError::NoVolume(format!("{id:?}")));

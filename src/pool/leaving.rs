@@ -7,7 +7,7 @@
 
 use super::alloc::usable;
 use super::error::PoolError;
-use super::state::{FreeExtents, MemberState, State};
+use super::state::{FreeExtents, MemberState, SlotRecord, State, VolumeRecord};
 use crate::base::limits::COPIES_MAX;
 use crate::base::units::{ByteLen, MemberId};
 
@@ -41,7 +41,10 @@ pub fn departure(state: &State, leaving: MemberId) -> Result<Departure, PoolErro
         .iter()
         .filter(|(id, m)| **id != leaving && !m.leaving && m.state == MemberState::Active);
     let rooms: Vec<u32> = others.map(|(_, m)| m.extents).collect();
-    let copies = state.volumes.values().map(|v| v.copies).chain([state.copies]).max().unwrap_or(1);
+    let most = |v: &VolumeRecord| v.slots.values().map(|s| s.copies.len()).max().unwrap_or(0);
+    let stored = state.volumes.values().map(most).max().unwrap_or(0);
+    let promised = state.volumes.values().map(|v| v.copies).chain([state.copies]).max().unwrap_or(1);
+    let copies = promised.max(u8::try_from(stored).unwrap_or(u8::MAX));
     if rooms.len() < usize::from(copies) {
         return Err(PoolError::TooFewWithout { name, copies, drives: rooms.len() });
     }
@@ -76,11 +79,26 @@ pub struct Fit {
 }
 
 impl Fit {
-    fn new(mut rooms: Vec<u64>, state: &State) -> Fit {
+    /// With all copies that slots have, and those that they are to get.
+    fn new(rooms: Vec<u64>, state: &State) -> Fit {
+        Fit::count(rooms, state, |volume, slot| slot.copies.len().max(usize::from(volume.copies)))
+    }
+
+    /// With the copies that slots are to have, in the end.
+    pub fn promised(rooms: Vec<u64>, state: &State) -> Fit {
+        Fit::count(rooms, state, |volume, _| usize::from(volume.copies))
+    }
+
+    fn count(
+        mut rooms: Vec<u64>,
+        state: &State,
+        copies: impl Fn(&VolumeRecord, &SlotRecord) -> usize,
+    ) -> Fit {
         rooms.sort_unstable_by_key(|room| std::cmp::Reverse(*room));
         let mut slots = [0; COPIES_MAX];
-        let records = state.volumes.values().flat_map(|v| v.slots.values());
-        records.for_each(|slot| slots[slot.copies.len() - 1] += 1);
+        for volume in state.volumes.values() {
+            volume.slots.values().for_each(|slot| slots[copies(volume, slot) - 1] += 1);
+        }
         Fit { rooms, slots }
     }
 
@@ -92,7 +110,7 @@ impl Fit {
     }
 
     /// Copies that have no place, however they lie.
-    fn homeless(&self) -> u64 {
+    pub fn homeless(&self) -> u64 {
         let beyond = |j: usize| {
             let room: u64 = self.rooms.iter().skip(j).sum();
             let of = |(copies, count): (usize, u64)| count * copies.saturating_sub(j) as u64; // widening

@@ -104,7 +104,7 @@ async fn newest(
         found = stored_by_copy(volume, core, region, placement, &reach).await;
     }
     let nothing = found.iter().all(Option::is_none);
-    if nothing || volume.needs_marks() && !is_sure(&found) {
+    if nothing || volume.has_marks(placement) && !is_sure(&found) {
         return Err(Unreadable);
     }
     Ok(found.into_iter().flatten().filter_map(|places| places.newest).max_by_key(|block| block.version))

@@ -2,18 +2,20 @@
 //!
 //! Rank 5. One way in: `Pool` (create, open, change, close) and `PoolVolume` (requests). Underneath:
 //! - bytes: `superblock`, `record`, `state_codec`, `region_block`, `dirty_log`;
-//! - decisions: `layout`, `alloc`, `leaving`, `reserve`, `meter`, `redundancy`, `state`, `quorum`, `lifecycle`;
+//! - decisions: `layout`, `alloc`, `leaving`, `copies`, `reserve`, `meter`, `redundancy`, `state`, `quorum`, `lifecycle`;
 //! - I/O: `log`, `votes`, `load`, `fragment_read`, `fragment_write`, `zero`, `flush`, `settle`, `create`, `open`,
 //!   and the `home` task that commits every change.
 
 pub mod alloc;
 pub mod balance;
 mod cache;
+pub mod copies;
 mod copy_bytes;
 pub mod create;
 mod crew;
 pub mod dirty_log;
 mod doubt;
+mod dropping;
 mod ends;
 pub mod error;
 mod flush;
@@ -150,6 +152,21 @@ impl Pool {
         create::check_name(to)?;
         let volume = self.find(name)?;
         self.change(VolumeChange::Rename { id: volume.id, name: to.to_owned() }).await
+    }
+
+    /// Changes how many copies a volume has. New slots have the number at once; those that there are get their copies, or lose
+    /// them, in the background (`rebalance`). With `unprotected` also to one copy.
+    ///
+    /// # Errors
+    /// `TooFewForCopies`, `NoRoomForCopies`, `WouldBeUnprotected`: nothing was changed. Otherwise if it cannot be committed.
+    pub async fn set_copies(&self, name: &str, copies: u8, unprotected: bool) -> Result<(), PoolError> {
+        let volume = self.find(name)?;
+        self.change(VolumeChange::Copies { id: volume.id, copies, unprotected }).await?;
+        self.shared.copies_asked.fetch_add(1, Ordering::AcqRel);
+        self.shared.spread_wanted.wake_all();
+        // What was to be made anew may be one too many.
+        self.shared.rebuild_wanted.wake_all();
+        Ok(())
     }
 
     /// Destroys a volume and gives its space back. Requests under way are waited for, later ones are refused.

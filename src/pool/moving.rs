@@ -1,4 +1,4 @@
-//! Moving a copy of a slot to another member while clients go on.
+//! Moving a copy of a slot to another member while clients go on, or making one more there.
 //!
 //! ```text
 //! reserve an extent ─▶ for each region: it is written on the new copy too from here on ─▶ copy it, chunk by chunk
@@ -28,17 +28,72 @@ use crate::reactor::sync::{lock, oneshot};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-/// Which copy of which slot is to lie elsewhere.
+/// What is to become of a slot's copies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// This one is to lie elsewhere.
+    Another(Copy),
+    /// There is to be one more.
+    More,
+    /// This one is not to be there any more (`dropping`).
+    Less(Copy),
+}
+
+impl Place {
+    /// Whether an extent is needed for it.
+    pub fn takes_room(self) -> bool {
+        match self {
+            Place::Another(_) | Place::More => true,
+            Place::Less(_) => false,
+        }
+    }
+
+    /// The copy that is not there any more afterwards.
+    pub fn gone(self) -> Option<Copy> {
+        match self {
+            Place::Another(copy) | Place::Less(copy) => Some(copy),
+            Place::More => None,
+        }
+    }
+
+    /// The copies of a slot afterwards, where `to` is the new one. Those that stay keep their order.
+    pub fn after(self, copies: &Copies, to: Option<Copy>) -> Copies {
+        match self {
+            Place::Another(from) => {
+                copies.iter().map(|c| if *c == from { to.unwrap_or(from) } else { *c }).collect()
+            }
+            Place::More => copies.iter().copied().chain(to).collect(),
+            Place::Less(gone) => copies.iter().copied().filter(|c| *c != gone).collect(),
+        }
+    }
+}
+
+/// Which copy of which slot is to lie elsewhere, to come or to go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Job {
     pub volume: VolumeId,
     pub slot: SlotIndex,
     /// Of the slot as it was when the job was decided: one that was freed and allocated again is another.
     pub stamp: u64,
-    pub from: Copy,
-    /// None: the copy is on a drive that is gone, and anywhere else is right. Otherwise it is as good as its new place
-    /// will be, and what cannot be read stays where it is.
+    pub place: Place,
+    /// None: any member will do.
     pub to: Option<MemberId>,
+}
+
+impl Job {
+    /// Whether it is about a slot with this stamp and these copies.
+    pub fn is_of(&self, stamp: u64, copies: &Copies) -> bool {
+        stamp == self.stamp && self.place.gone().is_none_or(|gone| copies.contains(&gone))
+    }
+
+    /// What becomes of what cannot be read. A copy that is on a drive that is gone is made anew from what there is; in
+    /// all other cases what there is is as good as what comes, and stays as it is.
+    fn unreadable(&self) -> Unreadable {
+        match self.place {
+            Place::Another(_) if self.to.is_none() => Unreadable::Lost,
+            Place::Another(_) | Place::More | Place::Less(_) => Unreadable::Stays,
+        }
+    }
 }
 
 /// Why a copy was not moved.
@@ -65,7 +120,14 @@ pub struct Moves {
 struct Incomer {
     stamp: u64,
     copy: Copy,
+    more: bool,
     passed: u32,
+}
+
+impl Incomer {
+    fn of(job: &Job, copy: Copy, passed: u32) -> Incomer {
+        Incomer { stamp: job.stamp, copy, more: job.place == Place::More, passed }
+    }
 }
 
 impl Moves {
@@ -79,31 +141,31 @@ impl Moves {
     ) -> Option<Incoming> {
         let under_way = lock(&self.under_way);
         let known = |incomer: &&Incomer| incomer.stamp == stamp && region.0 < incomer.passed;
-        let Incomer { copy, .. } = under_way.get(&(volume, slot)).filter(known)?;
+        let Incomer { copy, more, .. } = under_way.get(&(volume, slot)).filter(known)?;
         // A region that was forgotten since has been passed as a whole: it is held in memory while it is copied.
-        Some(Incoming { copy: *copy, upto: u32::MAX, torn: false })
+        Some(Incoming { copy: *copy, upto: u32::MAX, more: *more, torn: false })
     }
 
-    /// False if another copy of the slot is being moved: one at a time.
-    fn begin(&self, job: &Job, to: Copy) -> bool {
+    /// False if another copy of the slot is being moved: one at a time. One that goes is no new one of any region.
+    pub fn begin(&self, job: &Job, to: Copy) -> bool {
         let mut under_way = lock(&self.under_way);
         let free = !under_way.contains_key(&(job.volume, job.slot));
         if free {
-            under_way.insert((job.volume, job.slot), Incomer { stamp: job.stamp, copy: to, passed: 0 });
+            under_way.insert((job.volume, job.slot), Incomer::of(job, to, 0));
         }
         free
     }
 
     fn set(&self, job: &Job, to: Copy, passed: u32) {
-        lock(&self.under_way).insert((job.volume, job.slot), Incomer { stamp: job.stamp, copy: to, passed });
+        lock(&self.under_way).insert((job.volume, job.slot), Incomer::of(job, to, passed));
     }
 
-    fn end(&self, job: &Job) {
+    pub fn end(&self, job: &Job) {
         lock(&self.under_way).remove(&(job.volume, job.slot));
     }
 }
 
-/// Moves one copy. Gives the place where it lies now.
+/// Moves one copy, or makes one more. Gives the place where it lies now.
 pub async fn move_copy(
     core: &Core,
     pool: &Arc<Shared>,
@@ -115,9 +177,10 @@ pub async fn move_copy(
         unreserve(pool, to).await;
         return Err(Stuck::Moving);
     }
-    let mut moved = copy_slot(core, pool, &job, to, progress).await;
+    let target = Reached { copy: to, member: pool.member(to.member) };
+    let mut moved = copy_slot(core, pool, &job, &target, progress).await;
     if moved.is_ok() {
-        moved = switch(core, pool, &job, to).await;
+        moved = switch(core, pool, &job, &target).await;
     }
     if moved.is_err() {
         withdraw(pool, &job, to).await;
@@ -153,7 +216,7 @@ async fn unreserve(pool: &Shared, to: Copy) {
     }
 }
 
-fn volume_of(pool: &Shared, job: &Job) -> Result<Arc<PoolVolume>, Stuck> {
+pub fn volume_of(pool: &Shared, job: &Job) -> Result<Arc<PoolVolume>, Stuck> {
     pool.volumes.load().get(&job.volume).cloned().ok_or(Stuck::Gone)
 }
 
@@ -161,10 +224,10 @@ async fn copy_slot(
     core: &Core,
     pool: &Arc<Shared>,
     job: &Job,
-    to: Copy,
+    target: &Reached,
     progress: &Progress,
 ) -> Result<(), Stuck> {
-    let target = Reached { copy: to, member: pool.member(to.member) };
+    let early = job.place == Place::More && is_planted(pool, Planted::CopyCountedBeforeWhole);
     let mut regions = Vec::new();
     for number in 0..pool.regions_per_slot() {
         if pool.is_closing() || !target.member.is_in_sync() {
@@ -173,15 +236,17 @@ async fn copy_slot(
         let volume = volume_of(pool, job)?;
         let _entered = volume.enter().map_err(|_| Stuck::Gone)?;
         let region = pool.region(volume.id, job.slot, RegionIndex(number), volume.checksums);
-        admit(core, pool, &volume, job, &region, &target).await?;
-        pool.moves.set(job, to, number + 1);
-        let copied = copy_region(core, pool, &volume, job, &region, &target).await;
-        copied.map_err(|_| Stuck::Failed)?;
+        admit(core, pool, &volume, job, &region, target).await?;
+        pool.moves.set(job, target.copy, number + 1);
+        if !early {
+            let copied = copy_region(core, pool, &volume, job, &region, target).await;
+            copied.map_err(|_| Stuck::Failed)?;
+        }
         progress.add(pool.region.0);
         regions.push(region);
     }
     let volume = volume_of(pool, job)?;
-    if is_planted(pool, Planted::RebuildWithoutFlush) {
+    if early || is_planted(pool, Planted::RebuildWithoutFlush) {
         return Ok(());
     }
     save(&volume, core, &regions).await.map_err(|_| Stuck::Failed)
@@ -202,13 +267,18 @@ async fn admit(
     if !is_planted(pool, Planted::RebuildWithoutWriteThrough)
         && let Some(placement) = &mut region.state().placement
     {
-        placement.incoming = Some(Incoming { copy: target.copy, upto: 0, torn: false });
+        let more = job.place == Place::More;
+        placement.incoming = Some(Incoming { copy: target.copy, upto: 0, more, torn: false });
+    }
+    if job.place == Place::More && !volume.has_marks(&placement) {
+        // Without marks a crash may have torn its block, and nothing told; with a second copy that would be damage.
+        region.state().sums_unsaved = true;
     }
     give_block(volume, core, &hold, target).await.map_err(|_| Stuck::Failed)
 }
 
-/// Where the slot of a held region lies, if the copy is still there that is to be moved, and one to copy from.
-async fn placed(
+/// Where the slot of a held region lies, if the copy is still there that is to be moved or to go, and one to copy from.
+pub async fn placed(
     core: &Core,
     pool: &Shared,
     volume: &PoolVolume,
@@ -224,11 +294,11 @@ async fn placed(
         }
         state.placement.clone()
     };
-    let same = |p: &Placement| p.stamp == job.stamp && p.copies.contains(&job.from);
+    let same = |p: &Placement| job.is_of(p.stamp, &p.copies);
     let placement = placement.filter(same).ok_or(Stuck::Gone)?;
     let reach = pool.reach(&placement, hold.region().key.region);
     // What a failed write left there is for the next opening to look at.
-    if job.to.is_some() && hold.region().state().unsettled {
+    if job.unreadable() == Unreadable::Stays && hold.region().state().unsettled {
         return Err(Stuck::Failed);
     }
     if reach.writable && !reach.copies.is_empty() { Ok(placement) } else { Err(Stuck::Failed) }
@@ -249,8 +319,7 @@ async fn copy_region(
         let hold = region.hold(blocks.clone(), true).await;
         placed(core, pool, volume, job, &hold).await?;
         // What a failed write left does not fit its checksum, and the next opening takes it for what it is.
-        let stays = job.to.is_some() || region.state().unsettled;
-        let unreadable = if stays { Unreadable::Stays } else { Unreadable::Lost };
+        let unreadable = if region.state().unsettled { Unreadable::Stays } else { job.unreadable() };
         let copied = copy_chunk(volume, core, &hold, target, blocks.clone(), unreadable).await;
         copied.map_err(|_| Stuck::Failed)?;
         if let Some(incoming) = region.state().placement.as_mut().and_then(|p| p.incoming.as_mut()) {
@@ -261,10 +330,13 @@ async fn copy_region(
     Ok(())
 }
 
-/// From here on the slot lies elsewhere. Nobody touches it meanwhile: what reached the old copy reached it before.
-async fn switch(core: &Core, pool: &Arc<Shared>, job: &Job, to: Copy) -> Result<(), Stuck> {
-    let volume = volume_of(pool, job)?;
-    let _entered = volume.enter().map_err(|_| Stuck::Gone)?;
+/// Holds all of a slot, if it is as it was when the job was decided.
+pub async fn hold_slot(
+    core: &Core,
+    pool: &Arc<Shared>,
+    volume: &PoolVolume,
+    job: &Job,
+) -> Result<Vec<Hold>, Stuck> {
     let mut holds: Vec<Hold> = Vec::new();
     for number in 0..pool.regions_per_slot() {
         let region = pool.region(volume.id, job.slot, RegionIndex(number), volume.checksums);
@@ -275,27 +347,39 @@ async fn switch(core: &Core, pool: &Arc<Shared>, job: &Job, to: Copy) -> Result<
         }
         holds.push(hold);
     }
+    Ok(holds)
+}
+
+/// From here on the slot lies elsewhere. Nobody touches it meanwhile: what reached the old copy reached it before.
+async fn switch(core: &Core, pool: &Arc<Shared>, job: &Job, target: &Reached) -> Result<(), Stuck> {
+    let volume = volume_of(pool, job)?;
+    let _entered = volume.enter().map_err(|_| Stuck::Gone)?;
+    let holds = hold_slot(core, pool, &volume, job).await?;
     // What is saved from here on must not reach the old copy any more: its extent is another's after the commit.
     let _switching = (!is_planted(pool, Planted::SaveWhileSwitching)).then(|| Switching::begin(&holds));
     for hold in &holds {
         still(hold.region()).await;
     }
     // What was flushed meanwhile is on the new copy, and what was not is marked there.
-    let disk = pool.member(to.member).disk.clone().ok_or(Stuck::Failed)?;
-    if !is_planted(pool, Planted::RebuildWithoutFlush) && disk.flush(core, Patience::Peers).await.is_err() {
+    if !is_planted(pool, Planted::RebuildWithoutFlush)
+        && target.disk().flush(core, Patience::Peers).await.is_err()
+    {
         let reason = "a flush failed".to_owned();
-        pool.member_failed(&pool.member(to.member), reason).await.map_err(|_| Stuck::Failed)?;
+        pool.member_failed(&target.member, reason).await.map_err(|_| Stuck::Failed)?;
         return Err(Stuck::Failed);
     }
     for hold in &holds {
-        let another = Reached { copy: to, member: pool.member(to.member) };
-        pool.keep_marks_of(another, hold.region().key, &mut hold.region().state());
+        pool.keep_marks_of(target.clone(), hold.region().key, &mut hold.region().state());
     }
-    commit(pool, job, to).await.map_err(|_| Stuck::Failed)?;
+    // One that was lost and is back was not written in between.
+    if !Arc::ptr_eq(&pool.member(target.copy.member), &target.member) {
+        return Err(Stuck::Failed);
+    }
+    commit(pool, job, Some(target.copy)).await.map_err(|_| Stuck::Failed)?;
     for hold in &holds {
         if let Some(placement) = &mut hold.region().state().placement {
             if !is_planted(pool, Planted::MoveForgetsRegions) {
-                placement.copies = moved(&placement.copies, job.from, to);
+                placement.copies = job.place.after(&placement.copies, Some(target.copy));
             }
             placement.incoming = None;
         }
@@ -305,10 +389,10 @@ async fn switch(core: &Core, pool: &Arc<Shared>, job: &Job, to: Copy) -> Result<
 }
 
 /// Regions that are not saved while it lasts.
-struct Switching(Vec<Arc<Region>>);
+pub struct Switching(Vec<Arc<Region>>);
 
 impl Switching {
-    fn begin(holds: &[Hold]) -> Switching {
+    pub fn begin(holds: &[Hold]) -> Switching {
         let regions: Vec<Arc<Region>> = holds.iter().map(|hold| hold.region().clone()).collect();
         regions.iter().for_each(|region| region.state().switching = true);
         Switching(regions)
@@ -321,16 +405,12 @@ impl Drop for Switching {
     }
 }
 
-async fn commit(pool: &Shared, job: &Job, to: Copy) -> Result<(), Status> {
+/// Commits where a slot's copies lie from here on.
+pub async fn commit(pool: &Shared, job: &Job, to: Option<Copy>) -> Result<(), Status> {
     let (answer, asked) = oneshot();
     pool.home.send(HomeRequest::Moved { job: *job, to, answer }).map_err(|_| Status::ShuttingDown)?;
     let committed: Option<Result<(), PoolError>> = asked.await;
     committed.unwrap_or(Err(PoolError::Closing)).map_err(|_| Status::Io)
-}
-
-/// The copies of a slot when one of them lies elsewhere.
-pub fn moved(copies: &Copies, from: Copy, to: Copy) -> Copies {
-    copies.iter().map(|c| if *c == from { to } else { *c }).collect()
 }
 
 #[cfg(test)]
@@ -343,17 +423,21 @@ mod tests {
     }
 
     #[test]
-    fn the_copy_that_moves_keeps_its_place_among_the_others() {
+    fn copies_that_stay_keep_their_places() {
         let copies: Copies = [copy(0, 5), copy(1, 6)].into_iter().collect();
-        assert_eq!(moved(&copies, copy(0, 5), copy(2, 9))[..], [copy(2, 9), copy(1, 6)]);
+        let after = |place: Place, to| place.after(&copies, to).to_vec();
+        assert_eq!(after(Place::Another(copy(0, 5)), Some(copy(2, 9))), [copy(2, 9), copy(1, 6)]);
+        assert_eq!(after(Place::More, Some(copy(2, 9))), [copy(0, 5), copy(1, 6), copy(2, 9)]);
+        assert_eq!(after(Place::Less(copy(0, 5)), None), [copy(1, 6)]);
     }
 
     #[test]
     fn a_region_is_written_on_the_new_copy_once_it_was_admitted() {
         let moves = Moves::default();
-        let job = Job { volume: VolumeId(1), slot: SlotIndex(2), stamp: 7, from: copy(0, 5), to: None };
+        let place = Place::Another(copy(0, 5));
+        let job = Job { volume: VolumeId(1), slot: SlotIndex(2), stamp: 7, place, to: None };
         assert!(moves.begin(&job, copy(2, 9)));
-        assert!(!moves.begin(&Job { from: copy(1, 6), ..job }, copy(3, 9)), "one copy of a slot at a time");
+        assert!(!moves.begin(&Job { place: Place::More, ..job }, copy(3, 9)), "one copy of a slot at a time");
         let incoming = |stamp, region| moves.incoming(VolumeId(1), SlotIndex(2), stamp, RegionIndex(region));
         assert_eq!(incoming(7, 0), None);
         moves.set(&job, copy(2, 9), 3);

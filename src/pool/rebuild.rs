@@ -5,9 +5,10 @@
 //! far as there is a copy to read from and room for another. A member that comes back ends it; what was moved stays.
 
 use super::Pool;
+use super::copies;
 use super::crew::move_all;
 use super::home::HomeRequest;
-use super::moving::{Job, Stuck};
+use super::moving::{Job, Place, Stuck};
 use super::parting::part;
 use super::shared::Shared;
 use super::state::{MemberRecord, MemberState};
@@ -102,8 +103,9 @@ async fn work(core: &Core, pool: &Arc<Shared>) -> bool {
 
 /// Whether the member of a job is still given up.
 fn is_wanted(pool: &Shared, job: &Job) -> bool {
+    let Place::Another(from) = job.place else { return false };
     let live = lock(&pool.live);
-    live.state.members.get(&job.from.member).is_some_and(|m| m.state == MemberState::Rebuilding)
+    live.state.members.get(&from.member).is_some_and(|m| m.state == MemberState::Rebuilding)
 }
 
 /// The copies on members that were given up, of slots that can be read; slots with the fewest copies first.
@@ -114,10 +116,14 @@ fn jobs(pool: &Shared) -> Vec<Job> {
         for (slot, record) in &volume.slots {
             let given_up = |m: MemberId| live.state.members[&m].state == MemberState::Rebuilding;
             let Some(from) = record.copies.iter().find(|c| given_up(c.member)) else { continue };
+            // Where there is one too many anyway, this is the one that goes.
+            if copies::may_lose(&live.state, *id, *slot, *from) {
+                continue;
+            }
             let sources = pool.authorities(&record.copies).len();
             if sources > 0 {
                 let (volume, slot, stamp) = (*id, *slot, record.stamp);
-                found.push((sources, Job { volume, slot, stamp, from: *from, to: None }));
+                found.push((sources, Job { volume, slot, stamp, place: Place::Another(*from), to: None }));
             }
         }
     }

@@ -44,6 +44,8 @@ pub struct Incoming {
     pub copy: Copy,
     /// Blocks below this one.
     pub upto: u32,
+    /// It comes to the others, and takes the place of none of them.
+    pub more: bool,
     /// A write failed meanwhile, and what it left here may differ from what the others have.
     pub torn: bool,
 }

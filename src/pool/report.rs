@@ -91,12 +91,17 @@ pub struct VolumeFacts {
     pub uuid: uuid::Uuid,
     pub size: ByteLen,
     pub copies: u8,
+    /// Copies that every slot has at least.
+    pub fewest_copies: u8,
+    /// Slots that do not have so many copies yet, or have more still.
+    pub lacking: u64,
+    pub surplus: u64,
     pub columns: u32,
     pub unit: ByteLen,
     pub checksums: bool,
     pub lba_bytes: u32,
     pub allocated: ByteLen,
-    /// Allocated bytes with fewer readable copies than promised; with exactly one; with none.
+    /// Allocated bytes with fewer readable copies than there are places for; with exactly one; with none.
     pub below_promise: ByteLen,
     pub single_copy: ByteLen,
     pub unavailable: ByteLen,
@@ -233,17 +238,23 @@ impl Pool {
         let (mut below, mut single, mut none) = (0, 0, 0);
         for slot in volume.slots.values() {
             let readable = self.shared.holders(&slot.copies).len();
-            below += usize::from(readable < usize::from(volume.copies));
+            below += usize::from(readable < slot.copies.len());
             single += usize::from(readable == 1);
             none += usize::from(readable == 0);
         }
         let bytes = |slots: usize| self.shared.slot_bytes(slots);
+        let slots = |such: &dyn Fn(usize) -> bool| {
+            volume.slots.values().filter(|slot| such(slot.copies.len())).count() as u64 // widening
+        };
         VolumeFacts {
             id,
             name: volume.name.clone(),
             uuid: volume.uuid,
             size: volume.size,
             copies: volume.copies,
+            fewest_copies: volume.fewest_copies(),
+            lacking: slots(&|copies| copies < usize::from(volume.copies)),
+            surplus: slots(&|copies| copies > usize::from(volume.copies)),
             columns: volume.segments.iter().map(|s| s.columns).max().unwrap_or(1),
             unit: volume.unit,
             checksums: volume.checksums,

@@ -37,7 +37,7 @@ pub enum Margin {
 }
 
 impl Stored {
-    /// What a state has stored, on the members that it counts on. Takes time for volumes and for slots with single copies, not for others.
+    /// What a state has stored, on the members that it counts on.
     pub fn of(state: &State, free: &FreeExtents) -> Stored {
         let mut stored = Stored::default();
         for (id, record) in &state.members {
@@ -45,10 +45,10 @@ impl Stored {
                 stored.members.insert(*id, u64::from(record.extents));
             }
         }
-        for volume in state.volumes.values() {
-            stored.slots[usize::from(volume.copies) - 1] += volume.slots.len() as u64; // widening
-            for slot in volume.slots.values().filter(|_| volume.copies == 1) {
-                slot.copies.iter().for_each(|c| *stored.singles.entry(c.member).or_default() += 1);
+        for slot in state.volumes.values().flat_map(|v| v.slots.values()) {
+            stored.slots[slot.copies.len() - 1] += 1;
+            if let [only] = slot.copies[..] {
+                *stored.singles.entry(only.member).or_default() += 1;
             }
         }
         stored

@@ -87,6 +87,12 @@ pub struct Shared {
     /// What lies on members that leave finds no place at the moment.
     pub leave_stuck: AtomicBool,
     pub spread_progress: Progress,
+    /// Counts how often a volume was to have another number of copies.
+    pub copies_asked: AtomicU64,
+    /// Copies that slots are to get find no place at the moment.
+    pub copies_stuck: AtomicBool,
+    /// Of copies that slots are to get or to lose.
+    pub copies_progress: Progress,
     /// How long a member may be away before its copies are made anew.
     pub rebuild_after: Duration,
     /// No slot is allocated that would leave too little free to heal (`reserve.rs`).
@@ -144,6 +150,9 @@ impl Shared {
             spread_asked: 0.into(),
             leave_stuck: false.into(),
             spread_progress: Default::default(),
+            copies_asked: 0.into(),
+            copies_stuck: false.into(),
+            copies_progress: Default::default(),
             rebuild_after: plan.rebuild_after,
             reserve_enforced: false.into(),
             no_room: false.into(),

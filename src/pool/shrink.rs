@@ -80,7 +80,7 @@ impl Pool {
     pub async fn grow_volume(&self, core: &Core, name: &str, size: ByteLen) -> Result<(), PoolError> {
         let volume = self.find(name)?;
         let size = check_size(size)?;
-        let columns = alloc::columns_for(self.members_in_sync(), volume.copies, COLUMNS_MAX);
+        let columns = alloc::columns_for(self.members_in_sync(), volume.copies(), COLUMNS_MAX);
         check_slots(size, self.shared.extent)?;
         let (end, capacity) = (volume.size(), volume.shape.load().geometry.capacity());
         volume.discard_end(core, end, ByteLen(capacity.0.min(size.0))).await?;

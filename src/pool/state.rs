@@ -95,6 +95,7 @@ pub struct VolumeRecord {
     pub uuid: Uuid,
     pub name: String,
     pub size: ByteLen,
+    /// Copies that a new slot gets, and that all are to have; a slot may have others still.
     pub copies: u8,
     pub unit: ByteLen,
     pub checksums: bool,
@@ -111,6 +112,12 @@ impl VolumeRecord {
     pub fn geometry(&self, extent: ByteLen) -> Geometry {
         let (region, segments) = (region_size(extent), self.segments.clone());
         Geometry { extent, region, unit: self.unit, segments }
+    }
+
+    /// Copies that every slot has, and a new one gets.
+    pub fn fewest_copies(&self) -> u8 {
+        let slots = self.slots.values().map(|slot| u8::try_from(slot.copies.len()).unwrap_or(u8::MAX));
+        slots.chain([self.copies]).min().unwrap_or(self.copies)
     }
 }
 
@@ -251,6 +258,11 @@ pub enum Change {
         id: VolumeId,
         name: String,
     },
+    /// New slots get so many copies, and all others are to have as many.
+    VolumeCopies {
+        id: VolumeId,
+        copies: u8,
+    },
     VolumeDestroyed {
         id: VolumeId,
     },
@@ -271,7 +283,7 @@ pub enum Change {
     Scrubbed {
         scrubs: Scrubs,
     },
-    /// A slot's copies lie elsewhere now; its stamp stays.
+    /// One of a slot's copies lies elsewhere now, or there is one more, or one less; its stamp stays.
     SlotMoved {
         id: VolumeId,
         slot: SlotIndex,
@@ -325,6 +337,7 @@ impl State {
                 volume.segments.clone_from(segments);
             }
             Change::VolumeRenamed { id, name } => self.volume_mut(*id)?.name.clone_from(name),
+            Change::VolumeCopies { id, copies } => self.volume_mut(*id)?.copies = *copies,
             Change::VolumeDestroyed { id } => {
                 self.volumes.remove(id).ok_or(Contradiction)?;
             }
@@ -346,6 +359,9 @@ impl State {
             Change::SlotMoved { id, slot, copies } => {
                 let before = self.volume_mut(*id)?.slots.get(slot).ok_or(Contradiction)?.copies.clone();
                 self.check_copies(copies, &before)?;
+                if copies.len().abs_diff(before.len()) > 1 {
+                    return Err(Contradiction);
+                }
                 let record = self.volume_mut(*id)?.slots.get_mut(slot).ok_or(Contradiction)?;
                 record.copies.clone_from(copies);
             }

@@ -193,6 +193,7 @@ fn emit_change(w: &mut Writer, change: &Change) {
         Change::Spreading { going } => w.u8(15).bool(*going),
         Change::MemberLeaving { member, leaving } => w.u8(16).u16(member.0).bool(*leaving),
         Change::MemberGone { member } => w.u8(17).u16(member.0),
+        Change::VolumeCopies { id, copies } => w.u8(18).u32(id.0).u8(*copies),
         Change::VolumeReserved { id, reservations } => {
             w.u8(13).u32(id.0);
             emit_reservations(w, reservations);
@@ -240,6 +241,11 @@ fn parse_change(r: &mut Reader) -> Result<Change, Malformed> {
         15 => Change::Spreading { going: r.bool()? },
         16 => Change::MemberLeaving { member: MemberId(r.u16()?), leaving: r.bool()? },
         17 => Change::MemberGone { member: MemberId(r.u16()?) },
+        18 => {
+            let (id, copies) = (VolumeId(r.u32()?), r.u8()?);
+            require(copies_ok(copies))?;
+            Change::VolumeCopies { id, copies }
+        }
         _ => return Err(Malformed),
     })
 }
@@ -613,6 +619,7 @@ mod tests {
             Change::MemberLeaving { member: MemberId(1), leaving: true },
             Change::MemberLeaving { member: MemberId(1), leaving: false },
             Change::MemberGone { member: MemberId(1) },
+            Change::VolumeCopies { id: VolumeId(3), copies: 3 },
         ];
         let bytes = emit_changes(&changes);
         assert_eq!(parse_changes(&bytes), Ok(changes));
@@ -639,6 +646,9 @@ mod tests {
             &[11, 3, 0, 0, 0, 6, 0, 0, 0, 2, 0, 0, 7, 0, 0, 0, 2, 0, 7, 0, 0, 0],
         ];
         assert_eq!(emit_changes(&changes), golden.concat());
+        let copies = |copies| emit_changes(&[Change::VolumeCopies { id: VolumeId(3), copies }]);
+        assert_eq!(copies(2), [1, 0, 0, 0, 18, 3, 0, 0, 0, 2]);
+        assert!([0, 4].into_iter().all(|wrong| parse_changes(&copies(wrong)) == Err(Malformed)));
         let bytes = emit_state(&sample());
         let head: &[&[u8]] = &[
             &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],

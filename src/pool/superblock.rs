@@ -13,10 +13,10 @@ use uuid::Uuid;
 pub const MAGIC: [u8; 8] = *b"DRYSTONE";
 
 /// The version of everything on a member that this program has opened to write. Newer ones are refused.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
-/// The oldest version that is still read. What it stores means the same in version 6; see `ends::mend` for how its
-/// members become members of version 6.
+/// The oldest version that is still read. What it stores means the same in version 7; see `ends::mend` for how its
+/// members become members of version 7.
 pub const VERSION_MIN: u32 = 3;
 
 /// The feature bits that this program knows: none so far. A member with others is refused.
@@ -159,8 +159,8 @@ mod tests {
         assert_eq!(bytes.len(), 4096);
         assert_eq!(Superblock::parse(&bytes, ByteOffset(0)), Ok(sample()));
         assert_eq!(&bytes[..8], b"DRYSTONE");
-        assert_eq!(&bytes[8..24], [6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        for version in [3u8, 4, 5] {
+        assert_eq!(&bytes[8..24], [7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        for version in [3u8, 4, 5, 6] {
             let old = Superblock { version: version.into(), ..sample() };
             let old_bytes = old.emit(ByteOffset(0));
             assert_eq!(&old_bytes[8..12], [version, 0, 0, 0]);

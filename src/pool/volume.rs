@@ -3,7 +3,7 @@
 use super::kept_marks::Marks;
 use super::planted::{Planted, is_planted};
 use super::redundancy::stripe::{Fragment, Geometry};
-use super::region::{Region, RegionKey};
+use super::region::{Placement, Region, RegionKey};
 use super::reservations::SetReservations;
 use super::shared::Shared;
 use super::state::VolumeRecord;
@@ -21,7 +21,7 @@ use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use smallvec::SmallVec;
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use uuid::Uuid;
 
@@ -38,7 +38,10 @@ pub struct PoolVolume {
     pub pool: Arc<Shared>,
     pub id: VolumeId,
     pub uuid: Uuid,
-    pub copies: u8,
+    /// Copies that new slots get, and that all slots are to have.
+    copies: AtomicU8,
+    /// No slot has fewer.
+    fewest: AtomicU8,
     pub checksums: bool,
     /// The sector for hosts that count in sectors, bytes.
     pub lba_bytes: u32,
@@ -95,7 +98,8 @@ impl PoolVolume {
             pool,
             id,
             uuid: record.uuid,
-            copies: record.copies,
+            copies: AtomicU8::new(record.copies),
+            fewest: AtomicU8::new(record.fewest_copies()),
             checksums: record.checksums,
             lba_bytes: record.lba_bytes,
             reservations: ReservationCell::new(record.reservations.clone()),
@@ -126,6 +130,24 @@ impl PoolVolume {
         durable: bool,
     ) -> Result<(), ReservationError> {
         self.pool.set_reservations(SetReservations { volume: self.id, expected, bytes, durable }).await
+    }
+
+    /// Copies that new slots get.
+    pub fn copies(&self) -> u8 {
+        self.copies.load(Ordering::Acquire)
+    }
+
+    /// Copies that every slot has at least.
+    pub fn fewest_copies(&self) -> u8 {
+        self.fewest.load(Ordering::Acquire)
+    }
+
+    /// Follows a committed state. While all slots have the same number of copies that takes no time.
+    pub fn follow_copies(&self, record: &VolumeRecord) {
+        if self.copies() != record.copies || self.fewest_copies() != record.copies {
+            self.fewest.store(record.fewest_copies(), Ordering::Release);
+            self.copies.store(record.copies, Ordering::Release);
+        }
     }
 
     /// Follows a committed change of size or name.
@@ -242,9 +264,12 @@ impl PoolVolume {
         lock(&self.unsaved).insert(key);
     }
 
-    /// Whether a crash could leave the copies of a region different, or its checksums stale.
-    pub fn needs_marks(&self) -> bool {
-        self.copies > 1 || self.checksums
+    /// Whether a crash could leave the copies of a slot different, or its checksums stale. Before there is a second one:
+    /// what is written while it is made is marked by then.
+    pub fn has_marks(&self, placement: &Placement) -> bool {
+        self.checksums
+            || placement.copies.len() > 1
+            || placement.incoming.is_some_and(|incoming| incoming.more)
     }
 
     /// Counts a request in, unless the volume takes none any more.

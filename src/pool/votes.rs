@@ -417,6 +417,7 @@ fn grows(change: &Change) -> bool {
         | Change::MemberGone { .. }
         | Change::Spreading { .. }
         | Change::VolumeRenamed { .. }
+        | Change::VolumeCopies { .. }
         | Change::VolumeDestroyed { .. }
         | Change::SlotFreed { .. }
         | Change::SlotMoved { .. }

@@ -53,7 +53,7 @@ impl Volume {
 
     /// A volume of a pool under its present name; a renamed one is another `Volume`.
     pub fn in_pool(volume: Arc<PoolVolume>) -> Volume {
-        let copies = volume.copies;
+        let copies = volume.copies();
         let description = format!("{copies} {}", if copies == 1 { "copy" } else { "copies" });
         Volume { name: volume.shape.load().name.clone(), description, backing: Backing::Pool(volume) }
     }

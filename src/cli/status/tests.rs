@@ -37,6 +37,9 @@ fn volume(allocated: u64) -> VolumeReport {
         uuid: "v".into(),
         size_bytes: 310 * GB,
         copies: 2,
+        fewest_copies: 0,
+        lacking_slots: 0,
+        surplus_slots: 0,
         columns: 3,
         stripe_unit_bytes: 128 << 10,
         checksums: true,
@@ -187,6 +190,28 @@ fn a_pool_that_grows_is_safe_and_tells_how_far_it_is() {
     );
     pool.drives[1].state = DriveState::Resyncing;
     assert!(pool_screen(&pool, PLAIN).contains("over all drives when every drive is in sync again\n"));
+}
+
+#[test]
+fn a_change_of_copies_is_shown_with_its_progress_or_with_what_it_waits_for() {
+    let mut pool = healthy();
+    (pool.volumes[0].lacking_slots, pool.volumes[0].fewest_copies) = (12, 1);
+    pool.work = vec![WorkReport {
+        kind: WorkKind::Copies,
+        done_bytes: 26_600_000_000,
+        total_bytes: 70 * GB,
+        bytes_per_second: 55_000_000,
+    }];
+    let text = pool_screen(&pool, PLAIN);
+    let line = "copies    [#######.............]  38 %   26.6 GB of 70.0 GB   55.0 MB/s   14 min left\n";
+    assert!(text.contains(line) && text.contains("every block has 1 copy on 1 drives"), "{text}");
+    pool.work.clear();
+    let text = pool_screen(&pool, PLAIN);
+    let slots =
+        format!("copies    12 slots of {} come to have 2 copies while a daemon runs", pool.volumes[0].name);
+    assert!(text.contains(&slots), "{text}");
+    pool.drives[1].state = DriveState::Resyncing;
+    assert!(pool_screen(&pool, PLAIN).contains("2 copies when every drive is in sync again\n"));
 }
 
 #[test]

@@ -4,7 +4,9 @@ use super::draft::Draft;
 use super::drives::drive_changes;
 use super::words::{protection, show, state_word, work_word};
 use crate::base::size::show_copies;
-use crate::control::api::{LostReport, PoolReport, PoolState, Request, ScrubReport, WorkReport};
+use crate::control::api::{
+    LostReport, PoolReport, PoolState, Request, ScrubReport, VolumeReport, WorkReport,
+};
 use crate::control::event::{EventKind, Level};
 
 /// Sooner full than this is worth a warning, seconds: a week.
@@ -109,8 +111,28 @@ fn volume_changes(before: &PoolReport, after: &PoolReport) -> Vec<Draft> {
             let message = format!("volume {name} was {}, and is {size} now", show(old.size_bytes));
             drafts.push(Draft::info(EventKind::VolumeGrown, pool, name, message));
         }
+        drafts.extend(copies_change(pool, old, volume));
     }
     drafts
+}
+
+/// A volume is to have another number of copies, or all of it has that number.
+fn copies_change(pool: &str, old: &VolumeReport, volume: &VolumeReport) -> Option<Draft> {
+    let left = |v: &VolumeReport| v.lacking_slots + v.surplus_slots;
+    let (name, copies) = (&volume.name, show_copies(volume.copies));
+    let message = match (old.copies != volume.copies, left(volume)) {
+        (true, 1..) => {
+            let so_far = show_copies(old.copies);
+            format!(
+                "volume {name} is to have {copies}, and had {so_far}; {} slots are left to do",
+                left(volume)
+            )
+        }
+        (true, 0) => format!("volume {name} has {copies}"),
+        (false, 0) if left(old) > 0 => format!("volume {name} has {copies} of everything"),
+        (false, _) => return None,
+    };
+    Some(Draft::info(EventKind::VolumeCopies, pool, name, message))
 }
 
 fn votes_change(before: &PoolReport, after: &PoolReport) -> Option<Draft> {

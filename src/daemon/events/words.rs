@@ -24,6 +24,7 @@ pub fn work_word(kind: WorkKind) -> &'static str {
         WorkKind::Scrub => "scrub",
         WorkKind::Spread => "spreading",
         WorkKind::Leave => "evacuation",
+        WorkKind::Copies => "change of copies",
     }
 }
 

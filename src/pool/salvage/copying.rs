@@ -209,8 +209,8 @@ impl Remains {
             (copy.extent.0 < drive.layout.extents).then_some(Present { drive, copy: *copy })
         });
         let present: SmallVec<[Present; 3]> = there.collect();
-        // A volume without marks tells nothing of where writes were under way.
-        let unmarked = volume.copies == 1 && !volume.checksums;
+        // A slot without marks tells nothing of where writes were under way.
+        let unmarked = record.copies.len() == 1 && !volume.checksums;
         let views = present.iter().map(async |p| {
             let number = p.drive.layout.region_number(p.copy.extent, owner.region);
             let marked = p.drive.dirty.as_ref().is_none_or(|bits| bits.get(ByteLen(number).as_usize()));

@@ -11,6 +11,7 @@ use super::report::{Failure, Oracle, Verdict};
 use super::run::Loaded;
 use crate::base::units::{ByteLen, MemberId};
 use crate::pool::planted::Planted;
+use crate::pool::state::VolumeRecord;
 use crate::pool::{OpenPlan, Pool, PoolError, VolumePlan};
 use crate::reactor::Core;
 use crate::reactor::sync::lock;
@@ -32,10 +33,35 @@ pub enum Script {
     Add,
     /// A drive is emptied and taken out; then everything is scrubbed.
     Remove,
+    /// Volumes with so many copies get so many others; then everything is scrubbed.
+    Copies(u8, u8),
+    /// The same from two to one while a drive is away that missed something.
+    CopiesWithout,
 }
 
-pub const SCRIPTS: [Script; 5] =
-    [Script::Volumes, Script::Resync, Script::Rebuild, Script::Add, Script::Remove];
+impl Script {
+    /// The copies that volumes have before and in the end.
+    fn copies(self) -> Option<(u8, u8)> {
+        match self {
+            Script::Copies(from, to) => Some((from, to)),
+            Script::CopiesWithout => Some((2, 1)),
+            Script::Volumes | Script::Resync | Script::Rebuild | Script::Add | Script::Remove => None,
+        }
+    }
+}
+
+pub const SCRIPTS: [Script; 10] = [
+    Script::Volumes,
+    Script::Resync,
+    Script::Rebuild,
+    Script::Add,
+    Script::Remove,
+    Script::Copies(1, 2),
+    Script::Copies(2, 1),
+    Script::Copies(2, 3),
+    Script::Copies(3, 2),
+    Script::CopiesWithout,
+];
 
 /// The drive that a script adds.
 const SPARE: &str = "/dev/s0";
@@ -95,7 +121,7 @@ impl Machine {
         self.create_pool()?;
         let life = self.first_life()?;
         self.work(&life)?;
-        if matches!(script, Script::Resync | Script::Rebuild) {
+        if matches!(script, Script::Resync | Script::Rebuild | Script::CopiesWithout) {
             self.touch(0);
             self.disk(0).unplug();
             self.work(&life)?;
@@ -142,6 +168,9 @@ impl Machine {
         if script != Script::Rebuild {
             self.settle(&life)?;
         }
+        if let Some((from, to)) = script.copies() {
+            self.await_copies(&life, if done > 0 { to } else { from })?;
+        }
         if script == Script::Remove && done > 0 && self.gone.is_empty() {
             return Err(Failure::new(Oracle::Liveness, "the drive was not taken out"));
         }
@@ -151,6 +180,23 @@ impl Machine {
         let life = self.check_scrub(life, Rotten::Nothing)?;
         self.close(life)?;
         Ok(())
+    }
+
+    /// Every slot of every volume comes to have the number of copies that was asked for last; while nothing was answered
+    /// that may be any.
+    fn await_copies(&mut self, life: &Life, wanted: u8) -> Verdict {
+        for _ in 0..600 {
+            if has_copies(&life.pool, None) {
+                break;
+            }
+            self.world.pass(&life.process.cores, Duration::from_secs(1))?;
+        }
+        match has_copies(&life.pool, Some(wanted))
+            || wanted == self.plan.volumes[0].copies && has_copies(&life.pool, None)
+        {
+            true => Ok(()),
+            false => Err(Failure::new(Oracle::Liveness, format!("not {wanted} copies of all in the end"))),
+        }
     }
 
     /// However those who have votes are parted, never do both halves open.
@@ -258,6 +304,17 @@ async fn perform(core: &Core, pool: Pool, script: Script, progress: &Progress) -
             step();
             pool.scrub(core).await?;
         }
+        Script::Copies(..) | Script::CopiesWithout => {
+            let to = script.copies().map_or(1, |(_, to)| to);
+            for name in pool.volumes().keys() {
+                pool.set_copies(name, to, true).await?;
+            }
+            step();
+            while !has_copies(&pool, Some(to)) {
+                core.sleep(Duration::from_millis(100)).await;
+            }
+            pool.scrub(core).await?;
+        }
         Script::Rebuild => {
             while pool.facts().volumes.iter().any(|v| v.below_promise.0 > 0) {
                 core.sleep(Duration::from_millis(100)).await;
@@ -266,6 +323,13 @@ async fn perform(core: &Core, pool: Pool, script: Script, progress: &Progress) -
         }
     }
     pool.close(core).await
+}
+
+/// Whether all slots have the number of copies of their volumes, and these this one.
+fn has_copies(pool: &Pool, wanted: Option<u8>) -> bool {
+    let live = lock(&pool.shared().live);
+    let whole = |v: &VolumeRecord| v.slots.values().all(|s| s.copies.len() == usize::from(v.copies));
+    live.state.volumes.values().all(|v| whole(v) && wanted.is_none_or(|wanted| v.copies == wanted))
 }
 
 /// The other volume is as it was before the step that was cut off, or as after it.
@@ -303,7 +367,8 @@ pub fn crash_everywhere_with(planted: Planted, script: Script, seed: u64, extent
     // Two and a witness have one majority more to lose than three.
     let drives = if script == Script::Add { 2 } else { 3 };
     let spares = usize::from(script != Script::Remove);
-    let mut machine = machine_with(seed, drives, 2, rebuild_after, spares);
+    let copies = script.copies().map_or(2, |(from, _)| from);
+    let mut machine = machine_with(seed, drives, copies, rebuild_after, spares);
     machine.options.planted = planted;
     machine.set_stage(script)?;
     let (scene, model) = (machine.scene(), machine.field.model.borrow().clone());

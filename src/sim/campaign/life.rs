@@ -61,6 +61,8 @@ pub struct Machine {
     pub gone: BTreeSet<usize>,
     /// Decides who is taken out; of its own, so that runs without that are as they were.
     pub removals: Prng,
+    /// Draws what the operator changes about copies; apart, for the same reason.
+    pub recounts: Prng,
     /// An operator changes the set of volumes in this run.
     pub plan_had_operator: bool,
 }
@@ -108,6 +110,7 @@ impl Machine {
             dead: BTreeSet::new(),
             gone: BTreeSet::new(),
             removals: Prng::from_seed(seed ^ 0xca3b_a160_0000_0007),
+            recounts: Prng::from_seed(seed ^ 0xca3b_a160_0000_0009),
             plan_had_operator: had_operator,
             strangers: Vec::new(),
             memories: Vec::new(),

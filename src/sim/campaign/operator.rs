@@ -1,5 +1,5 @@
 //! The operator: makes, grows, renames and destroys volumes, begins scrubs, gives up drives, adds others, takes some out and
-//! replaces some, while clients work.
+//! replaces some, gives volumes more copies and takes them away, while clients work.
 //!
 //! What was answered is in the ledger for good. Volumes of the operator have numbers of their own in the model, each
 //! one a new number, so that what an extent held for another volume would be seen. They are used from the home core.
@@ -10,6 +10,7 @@ use super::plan::{Fault, VolumeSpec, pick};
 use super::port::{Port, Way};
 use super::report::{Failure, Oracle, Verdict};
 use super::workload::{Field, request};
+use crate::base::limits::COPIES_MAX;
 use crate::base::prng::Prng;
 use crate::base::units::{ByteLen, MemberId};
 use crate::pool::state::{MemberRecord, MemberState};
@@ -52,6 +53,18 @@ struct Operator {
     /// What he takes out, and before which step.
     removal: Option<Removal>,
     replacement: Option<PathBuf>,
+    /// Changes of how many copies a volume has, and before which step.
+    recounts: Vec<Recount>,
+}
+
+/// A volume gets more copies than those that the plan promises of it, or only those again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Recount {
+    at: u64,
+    /// Which one of those that there are by then.
+    volume: u64,
+    /// Beyond what is promised; zero: no more than that.
+    more: u8,
 }
 
 /// A drive that is taken out.
@@ -85,6 +98,7 @@ impl Machine {
         let steps = 1 + self.prng.below(10);
         let (adds, adds_at) = self.draw_additions(steps);
         let removal = self.draw_removal(steps, adds.is_empty());
+        let recounts = self.draw_recounts(steps);
         let replacement = removal.filter(|r| r.how == How::Replace).map(|_| self.spares[0].0.clone());
         let operator = Operator {
             field: self.field.clone(),
@@ -98,6 +112,7 @@ impl Machine {
             adds_at,
             removal,
             replacement,
+            recounts,
         };
         self.step(format!("an operator does {steps} things"));
         let ended = done.clone();
@@ -119,6 +134,22 @@ impl Machine {
             self.step(format!("he adds {paths:?}"));
         }
         (paths, self.prng.below(steps))
+    }
+
+    /// Changes of volumes' copies. What the plan promises is kept all the time, so that it may be relied on at any moment.
+    fn draw_recounts(&mut self, steps: u64) -> Vec<Recount> {
+        let prng = &mut self.recounts;
+        if !prng.chance(300) {
+            return Vec::new();
+        }
+        let count = 1 + prng.below(4);
+        let recount = |prng: &mut Prng| {
+            let (at, volume) = (prng.below(steps), prng.below(1000));
+            Recount { at, volume, more: pick(prng, &[0, 0, 1, 1, 1, 2]) }
+        };
+        let recounts: Vec<Recount> = (0..count).map(|_| recount(prng)).collect();
+        self.step(format!("he changes copies: {recounts:?}"));
+        recounts
     }
 
     /// A drive that he takes out, and how; one in whose place another comes needs a spare.
@@ -224,6 +255,11 @@ impl Operator {
             {
                 self.field.fail(failure);
             }
+            for recount in self.recounts.clone().into_iter().filter(|r| r.at == step) {
+                if let Err(failure) = self.recount(recount).await {
+                    self.field.fail(failure);
+                }
+            }
             if step == self.adds_at
                 && !self.adds.is_empty()
                 && let Err(failure) = self.add().await
@@ -277,6 +313,27 @@ impl Operator {
         Ok(())
     }
 
+    /// A volume is to have another number of copies. What is not answered may be so or not.
+    async fn recount(&mut self, Recount { volume, more, .. }: Recount) -> Verdict {
+        let all: Vec<(String, Entry)> = {
+            let ledger = self.field.ledger.borrow();
+            ledger.volumes().iter().map(|(name, entry)| (name.clone(), *entry)).collect()
+        };
+        let Some((name, entry)) = all.get(usize::try_from(volume).expect("small") % all.len().max(1)) else {
+            return Ok(());
+        };
+        let most = u8::try_from(COPIES_MAX).expect("three");
+        let copies = (self.field.copies(entry.number) + more).min(most);
+        self.field.counts.borrow_mut().operations += 1;
+        // With more copies than the plan has, space may be short where it has plenty.
+        self.field.recounted.set(self.field.recounted.get() || more > 0);
+        match self.pool.set_copies(name, copies, true).await {
+            Ok(()) | Err(PoolError::TooFewForCopies { .. } | PoolError::NoRoomForCopies { .. }) => Ok(()),
+            Err(_) if self.field.may_lack_space.get() || self.field.parting.get() => Ok(()),
+            Err(error) => Err(Failure::new(Oracle::Answers, format!("copies were not changed: {error}"))),
+        }
+    }
+
     /// A drive is to leave. What is not answered, or fails with the majority, is known after the next opening.
     async fn take_out(&mut self, Removal { member, how, .. }: Removal) -> Verdict {
         let left = lock(&self.pool.shared().live).state.members.len().saturating_sub(1);
@@ -315,6 +372,7 @@ impl Operator {
             Ok(()) | Err(PoolError::TooFewWithout { .. } | PoolError::NotWhole { .. }) => Ok(()),
             Err(PoolError::Invalid(_)) => Ok(()),
             Err(_) if self.field.may_lack_space.get() => Ok(()),
+            Err(PoolError::NoRoomWithout { .. }) if self.field.recounted.get() => Ok(()),
             Err(error) => Err(Failure::new(Oracle::Answers, format!("a drive was not taken out: {error}"))),
         }
     }

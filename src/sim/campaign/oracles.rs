@@ -12,7 +12,7 @@ use crate::pool::member::Member;
 use crate::pool::quorum::witness_counts;
 use crate::pool::report::{MemberFacts, PoolFacts};
 use crate::pool::shared::Shared;
-use crate::pool::state::{FreeExtents, MemberState};
+use crate::pool::state::{FreeExtents, MemberState, State, VolumeRecord};
 use crate::pool::verdict::Findings;
 use crate::reactor::sync::lock;
 use crate::sim::{DiskShape, Image, Stop};
@@ -113,6 +113,7 @@ impl Machine {
         self.rebuilt.retain(|i| self.touched.contains(i));
         self.step("in sync");
         self.await_rebuild(life)?;
+        self.await_recounts(life)?;
         self.await_spread(life)?;
         self.take_dead_away(&life.pool);
         Ok(())
@@ -145,6 +146,34 @@ impl Machine {
             self.field.counts.borrow_mut().rebuilt += 1;
             self.rebuilt = self.touched.clone();
         }
+        Ok(())
+    }
+
+    /// Slots come to have the copies that they are to have, where nothing keeps them from it.
+    fn await_recounts(&mut self, life: &Life) -> Verdict {
+        let shared = life.pool.shared();
+        let failed = |m: &Member| m.disk.as_ref().is_some_and(|d| d.has_failed_flush());
+        let alone = !self.plan.is_mirrored() || self.plan.has(Fault::Beyond);
+        let touched = !self.touched.is_empty() || shared.all_members().iter().any(|m| failed(m));
+        if alone || touched || recounted(&lock(&shared.live).state) {
+            return Ok(());
+        }
+        let looks = std::cell::Cell::new(0u32);
+        let done = || {
+            looks.set(looks.get() + 1);
+            let stuck = shared.copies_stuck.load(Ordering::Relaxed);
+            looks.get().is_multiple_of(64) && (stuck || recounted(&lock(&shared.live).state))
+        };
+        if let Err(stop) = self.world.run(&life.process.cores, LIMIT, done) {
+            let volumes = life.pool.facts().volumes;
+            let left: Vec<String> = volumes
+                .iter()
+                .map(|v| format!("{} {}: {}, {}", v.name, v.copies, v.lacking, v.surplus))
+                .collect();
+            let what = format!("slots have other copies than they are to have: {}; {stop}", left.join(", "));
+            return Err(Failure::new(Oracle::Liveness, what));
+        }
+        self.step("recounted");
         Ok(())
     }
 
@@ -329,7 +358,7 @@ impl Machine {
         let some = |state: MemberState| before.members.iter().any(|m| m.state == state);
         let bettered = returned || some(MemberState::Rebuilding);
         // What was moving when the power went may lie where it was or where it was to be.
-        let moved = before.state.spreading;
+        let moved = before.state.spreading || !recounted(&before.state);
         // One that left a moment ago, and of which nothing was asked since, was counted as there.
         let unnoticed = before.members.iter().any(|m| {
             let away = |at: usize| at != index && !self.disk(at).is_plugged();
@@ -375,6 +404,12 @@ fn is_rebuilt(shared: &Shared) -> bool {
 pub fn out_of_sync(facts: &PoolFacts) -> String {
     let out = facts.members.iter().filter(|m| !m.in_sync);
     out.map(|m| format!("; {:?} {:?}: {}", m.id, m.state, m.reason)).collect()
+}
+
+/// Whether every slot has the copies that it is to have.
+fn recounted(state: &State) -> bool {
+    let whole = |v: &VolumeRecord| v.slots.values().all(|s| s.copies.len() == usize::from(v.copies));
+    state.volumes.values().all(whole)
 }
 
 /// Whether a commit may be under way that takes a vote away: a member that is to go has nothing any more.

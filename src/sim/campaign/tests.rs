@@ -83,6 +83,23 @@ fn r33_r34_a_crash_at_any_change_while_a_drive_is_taken_out_and_again_in_recover
 }
 
 #[test]
+fn r33_r34_a_crash_at_any_change_while_volumes_get_more_copies_and_again_in_recovery() {
+    complete(exhaustive::crash_everywhere(Script::Copies(1, 2), 1, Extent::Quick));
+    complete(exhaustive::crash_everywhere(Script::Copies(2, 3), 1, Extent::Quick));
+}
+
+#[test]
+fn r33_r34_a_crash_at_any_change_while_volumes_get_fewer_copies_and_again_in_recovery() {
+    complete(exhaustive::crash_everywhere(Script::Copies(3, 2), 1, Extent::Quick));
+    complete(exhaustive::crash_everywhere(Script::Copies(2, 1), 1, Extent::Quick));
+}
+
+#[test]
+fn r33_r34_a_crash_at_any_change_while_volumes_lose_their_copies_on_a_drive_that_is_away() {
+    complete(exhaustive::crash_everywhere(Script::CopiesWithout, 1, Extent::Quick));
+}
+
+#[test]
 fn r36_r38_any_single_operation_may_fail_and_no_request_notices() {
     complete(exhaustive::fail_everywhere(1));
 }

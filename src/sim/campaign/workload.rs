@@ -46,6 +46,8 @@ pub struct Field {
     pub joining: Cell<bool>,
     /// A drive is being taken out.
     pub parting: Cell<bool>,
+    /// Some volume was to have more copies than the plan has.
+    pub recounted: Cell<bool>,
 }
 
 impl Field {
@@ -64,6 +66,7 @@ impl Field {
             joined: RefCell::default(),
             joining: Cell::new(false),
             parting: Cell::new(false),
+            recounted: Cell::new(false),
         }
     }
 
@@ -113,7 +116,7 @@ impl Field {
         self.counts.borrow_mut().failed_requests += 1;
         let excused = match status {
             Status::Io => self.may_fail(volume),
-            Status::NoSpace => self.may_lack_space.get(),
+            Status::NoSpace => self.may_lack_space.get() || self.recounted.get(),
             Status::ShuttingDown => self.leaving.get() == Some(volume),
             Status::OutOfRange | Status::ReadOnly | Status::NotFast => false,
         };

@@ -36,6 +36,9 @@ fn volume(name: &str) -> VolumeReport {
         uuid: name.into(),
         size_bytes: 70 * GB,
         copies: 2,
+        fewest_copies: 0,
+        lacking_slots: 0,
+        surplus_slots: 0,
         columns: 1,
         stripe_unit_bytes: 131_072,
         checksums: true,
@@ -150,6 +153,22 @@ fn volumes_are_made_renamed_grown_and_destroyed() {
     assert_eq!(grown, "volume data was 70.0 GB, and is 90.0 GB now");
     let (_, _, gone) = one(|p| p.volumes.clear());
     assert_eq!(gone, "volume data was destroyed, and what was in it");
+}
+
+#[test]
+fn a_change_of_copies_has_a_begin_and_an_end() {
+    let with = |copies, lacking_slots| PoolReport {
+        volumes: vec![VolumeReport { copies, lacking_slots, ..volume("data") }],
+        ..tank()
+    };
+    let said = |before, after| -> Vec<String> {
+        changes(&[before], &[after], None).into_iter().map(|draft| draft.message).collect()
+    };
+    let begun = said(with(2, 0), with(3, 12));
+    assert_eq!(begun, ["volume data is to have 3 copies, and had 2 copies; 12 slots are left to do"]);
+    assert_eq!(said(with(3, 12), with(3, 5)), Vec::<String>::new());
+    assert_eq!(said(with(3, 5), with(3, 0)), ["volume data has 3 copies of everything"]);
+    assert_eq!(said(with(2, 0), with(3, 0)), ["volume data has 3 copies"]);
 }
 
 #[test]

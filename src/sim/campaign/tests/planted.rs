@@ -88,6 +88,7 @@ found! {
     r37_blocks_that_are_not_asked_whose_they_are ChecksumWithoutAddress 1,
     r24_drives_whose_end_is_gone HollowBelieved 95,
     r36_copies_that_move_beside_others MoveBesideCopy 11,
+    r33_copies_that_count_before_they_are_whole CopyCountedBeforeWhole 81,
     r34_moves_that_are_not_committed MoveNotCommitted 5,
     r34_slots_that_come_to_a_drive_that_leaves LeavingGetsSlots 7,
 }
@@ -117,6 +118,15 @@ fn r22_r33_removals_that_a_crash_leaves_in_pieces() {
     }
 }
 
+#[test]
+fn r33_the_last_good_copy_that_goes() {
+    let found = crash_everywhere_with(Planted::DroppedWrongCopy, Script::CopiesWithout, 1, Extent::Quick);
+    println!("{:?}: {}", BY_CRASHES_OF_COPIES[0], found.expect_err("it is found"));
+}
+
+/// Found by the same while a drive is away.
+const BY_CRASHES_OF_COPIES: &[Planted] = &[Planted::DroppedWrongCopy];
+
 /// Found by `sim --planted`, and too far out, or too slow, to be looked for in every test run.
 const BY_TOOL_ONLY: &[Planted] = &[
     Planted::RetryFailedFlush,
@@ -130,7 +140,9 @@ const BY_TOOL_ONLY: &[Planted] = &[
 #[test]
 fn every_bug_is_looked_for() {
     let known = |bug: &Planted| {
-        [TESTED, BY_CRASHES, BY_CRASHES_OF_REMOVALS, BY_TOOL_ONLY].iter().any(|list| list.contains(bug))
+        [TESTED, BY_CRASHES, BY_CRASHES_OF_REMOVALS, BY_CRASHES_OF_COPIES, BY_TOOL_ONLY]
+            .iter()
+            .any(|list| list.contains(bug))
     };
     let missing: Vec<&Planted> = BUGS.iter().filter(|bug| !known(bug)).collect();
     assert!(missing.is_empty(), "{missing:?}");
