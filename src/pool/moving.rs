@@ -341,7 +341,7 @@ pub async fn hold_slot(
     for number in 0..pool.regions_per_slot() {
         let region = pool.region(volume.id, job.slot, RegionIndex(number), volume.checksums);
         let hold = region.hold(0..pool.region_blocks(), true).await;
-        let placement = placed(core, pool, &volume, job, &hold).await?;
+        let placement = placed(core, pool, volume, job, &hold).await?;
         if placement.incoming.is_some_and(|incoming| incoming.torn) {
             return Err(Stuck::Failed);
         }

@@ -18,7 +18,7 @@ pub struct Entry {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Operation {
     Create { name: String, entry: Entry },
-    Grow { name: String, size: u64 },
+    Resize { name: String, size: u64 },
     Rename { from: String, to: String },
     Destroy { name: String },
 }
@@ -51,6 +51,11 @@ impl Ledger {
         }
     }
 
+    /// The operation under way was refused: nothing was changed.
+    pub fn refused(&mut self) {
+        self.pending = None;
+    }
+
     /// What was opened, names and sizes, is what is known, with or without the operation that was not answered.
     pub fn judge(&mut self, found: &BTreeMap<String, u64>) -> Verdict {
         let pending = self.pending.take();
@@ -77,7 +82,7 @@ fn agrees(entries: &BTreeMap<String, Entry>, found: &BTreeMap<String, u64>) -> b
 fn apply(volumes: &mut BTreeMap<String, Entry>, operation: Operation) {
     match operation {
         Operation::Create { name, entry } => drop(volumes.insert(name, entry)),
-        Operation::Grow { name, size } => volumes.get_mut(&name).expect("it is known").size = size,
+        Operation::Resize { name, size } => volumes.get_mut(&name).expect("it is known").size = size,
         Operation::Rename { from, to } => {
             let entry = volumes.remove(&from).expect("it is known");
             volumes.insert(to, entry);
@@ -99,7 +104,7 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.begin(Operation::Create { name: "a".into(), entry: Entry { number: 0, size: 1 } });
         ledger.done();
-        ledger.begin(Operation::Grow { name: "a".into(), size: 2 });
+        ledger.begin(Operation::Resize { name: "a".into(), size: 2 });
         assert_eq!(ledger.judge(&found(&[("a", 2)])), Ok(()));
         assert!(ledger.judge(&found(&[("a", 1)])).is_err());
         ledger.begin(Operation::Rename { from: "a".into(), to: "b".into() });

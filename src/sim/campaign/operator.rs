@@ -1,4 +1,4 @@
-//! The operator: makes, grows, renames and destroys volumes, begins scrubs, gives up drives, adds others, takes some out and
+//! The operator: makes, grows, shrinks, renames and destroys volumes, begins scrubs, gives up drives, adds others, takes some out and
 //! replaces some, gives volumes more copies and takes them away, while clients work.
 //!
 //! What was answered is in the ledger for good. Volumes of the operator have numbers of their own in the model, each
@@ -6,13 +6,14 @@
 
 use super::ledger::{Entry, Operation};
 use super::life::{Life, Machine};
+use super::model::Stores;
 use super::plan::{Fault, VolumeSpec, pick};
 use super::port::{Port, Way};
 use super::report::{Failure, Oracle, Verdict};
-use super::workload::{Field, request};
+use super::workload::{Field, request, sectors};
 use crate::base::limits::COPIES_MAX;
 use crate::base::prng::Prng;
-use crate::base::units::{ByteLen, MemberId};
+use crate::base::units::{ByteLen, MemberId, Span};
 use crate::pool::state::{MemberRecord, MemberState};
 use crate::pool::{Pool, PoolError, VolumePlan};
 use crate::reactor::Core;
@@ -289,6 +290,7 @@ impl Operator {
             (4..=5, Some(_)) if mine.len() < VOLUMES_MAX => self.create().await,
             (6, Some(number)) => self.rename(number).await,
             (7, Some(number)) => self.destroy(number).await,
+            (8, Some(number)) => self.shrink(number).await,
             (_, Some(number)) => self.use_one(number).await,
         }
     }
@@ -437,10 +439,33 @@ impl Operator {
             return Ok(());
         }
         let name = self.name_of(number);
-        self.begin(Operation::Grow { name: name.clone(), size: larger });
+        self.begin(Operation::Resize { name: name.clone(), size: larger });
         let grown = self.pool.grow_volume(&self.core, &name, ByteLen(larger)).await;
         if self.ended("a volume was not grown", grown)? {
             self.field.set_size(number, larger);
+        }
+        Ok(())
+    }
+
+    /// What lay beyond the new end is gone for good, also when the volume has grown again.
+    async fn shrink(&mut self, number: usize) -> Verdict {
+        let (name, size) = (self.name_of(number), self.field.size(number));
+        let smaller = size - self.prng.below(size / BLOCK) * BLOCK;
+        let gives_up = self.prng.chance(700);
+        if smaller == size {
+            return Ok(());
+        }
+        let beyond = sectors(Span::at(smaller, size - smaller));
+        let change = self.field.model.borrow_mut().begin(number, beyond, Stores::Zeros, true);
+        self.begin(Operation::Resize { name: name.clone(), size: smaller });
+        let shrunk = self.pool.shrink_volume(&self.core, &name, ByteLen(smaller), gives_up).await;
+        self.field.model.borrow_mut().end(change, shrunk.is_ok());
+        if !gives_up && matches!(shrunk, Err(PoolError::DataBeyond { .. })) {
+            self.field.ledger.borrow_mut().refused();
+            return Ok(());
+        }
+        if self.ended("a volume was not shrunk", shrunk)? {
+            self.field.set_size(number, smaller);
         }
         Ok(())
     }
