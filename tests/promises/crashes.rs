@@ -4,7 +4,9 @@ use crate::rig::{BLOCK, Live, MIB, Rig, expect, get, put};
 use drystone::base::units::Span;
 use drystone::block::{Status, WriteFlags, ZeroFlags};
 use drystone::pool::dirty_log::Plane;
+use drystone::sim::{Action, Crash};
 use drystone::volume::Handle;
+use nix::errno::Errno;
 use std::time::Duration;
 
 const SECTORS: u64 = 64;
@@ -91,6 +93,36 @@ fn r11_what_was_read_after_a_crash_is_the_answer_for_good() {
         rig.cut(live);
         rig.without_each(|live| {
             assert_eq!(sectors(&rig, &live), first);
+            rig.bury(live);
+        });
+    }
+}
+
+/// A drive that failed a flush has lost some of what it reads, and nobody could commit that it did.
+#[test]
+fn r11_after_a_failed_flush_and_a_kill_what_was_read_is_the_answer_for_good() {
+    for (kill, checksums) in (1..8).flat_map(|kill| [(kill, false), (kill, true)]) {
+        let (rig, live) = Rig::with(1400 + kill, 2, 2, checksums);
+        rig.run(&live, async |volume| {
+            put(&volume, 0, MIB, 1).await;
+            volume.flush().await.expect("flushed");
+            put(&volume, 0, MIB, 2).await;
+        });
+        rig.disk(0).fail_next(Action::Flush, Errno::EIO);
+        rig.world.crash_at_change(kill, Crash::Kill);
+        let volume = live.volume[0].clone();
+        live.head.core(0).spawn(async move {
+            let _ = volume.flush().await;
+        });
+        let _ = rig.world.run(&live.head.cores, Duration::from_secs(1), || false);
+        rig.world.crash_no_more();
+        rig.bury(live);
+        let live = rig.open();
+        let first = rig.run(&live, async |volume| get(&volume, 0, MIB).await);
+        rig.cut(live);
+        rig.without_each(|live| {
+            let now = rig.run(&live, async |volume| get(&volume, 0, MIB).await);
+            assert!(now == first, "killed at change {kill}");
             rig.bury(live);
         });
     }
