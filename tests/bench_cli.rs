@@ -33,8 +33,8 @@ impl Place {
             std::fs::File::create(place.path(name)).unwrap().set_len(300_000_000).unwrap();
         }
         place.done(&["pool", "create", "tank", "a", "b"]);
-        place.done(&["volume", "create", "data", "--size", "32M"]);
-        place.done(&["volume", "create", "other", "--size", "16M"]);
+        place.done(&["volume", "create", "data", "--size", "32MiB"]);
+        place.done(&["volume", "create", "other", "--size", "16MiB"]);
         place
     }
 
