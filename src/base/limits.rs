@@ -18,6 +18,9 @@ pub const REQUESTS_IN_FLIGHT_MAX: usize = 256;
 /// Connections served at the same time, all listeners together.
 pub const CONNECTIONS_MAX: usize = 1024;
 
+/// Servers that a benchmark measures beside the volume.
+pub const BENCH_OTHERS_MAX: usize = 4;
+
 /// Connections that may be in negotiation at the same time.
 pub const HANDSHAKES_MAX: usize = 128;
 

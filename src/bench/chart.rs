@@ -1,11 +1,14 @@
 //! A small writer of SVG: rectangles, lines, texts, and axes with round numbers. Pure.
 
+use crate::base::limits::BENCH_OTHERS_MAX;
 use std::fmt::Write;
 
 /// One colour for each layer, the same in all charts. Told apart also without seeing red or green.
 pub const DRIVES: &str = "#8a94a6";
 pub const NETWORK: &str = "#e0a030";
 pub const GOT: &str = "#1f6fb2";
+/// Other servers, in the order in which they were named.
+pub const PEERS: [&str; BENCH_OTHERS_MAX] = ["#7b4fa3", "#2a8c6a", "#b5493b", "#5f6b1f"];
 pub const INK: &str = "#1d2430";
 pub const FAINT: &str = "#5c6675";
 pub const GRID: &str = "#e3e7ec";

@@ -1,7 +1,8 @@
 //! Latency distributions of the 4 KiB workloads, by percentile, both axes logarithmic: the tail is what hurts. Pure.
 
-use super::chart::{Anchor, DRIVES, FAINT, Font, GOT, GRID, INK, NETWORK, Svg, shorten};
+use super::chart::{Anchor, DRIVES, FAINT, Font, GOT, GRID, INK, NETWORK, PEERS, Svg, shorten};
 use super::figure::{CurvePoint, Figure, Figures};
+use super::peer::short_name;
 use super::report::Report;
 use super::report_table::show_time;
 use super::workload::Workload;
@@ -81,6 +82,11 @@ fn series(report: &Report) -> Vec<Series<'_>> {
     let got =
         Series { name: "end to end".to_owned(), colour: GOT, dashed: false, figures: &measured.end_to_end };
     series.extend([network, got]);
+    let peers = &measured.peers;
+    series.extend(peers.iter().zip(PEERS).enumerate().map(|(number, (peer, colour))| {
+        let name = short_name(number, peers.len());
+        Series { name, colour, dashed: false, figures: &peer.figures }
+    }));
     series.retain(|s| PANELS.iter().any(|(workload, _)| s.figures.figure(*workload).is_some()));
     series
 }
@@ -217,6 +223,13 @@ mod tests {
         for part in ["Latency of nbd://stonebox/data", "99.9 %", "10 ms", "drive sdb", "end to end"] {
             assert!(picture.contains(part), "{part}");
         }
+    }
+
+    #[test]
+    fn other_servers_have_lines_where_they_were_measured() {
+        let picture = render(&sample::report_with_peers());
+        assert_eq!(picture.matches(PEERS[0]).count(), 1 + 2 * 2, "the legend, two reads with their ends");
+        assert!(picture.contains(">other 1<") && !picture.contains("other 2"));
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! Throughput against both limits: for each workload what the drives can, what the network can, and what was got.
-//! Pure.
+//! Throughput against both limits: for each workload what the drives can, what the network can, what was got, and what
+//! other servers gave. Pure.
 
-use super::chart::{Anchor, DRIVES, FAINT, Font, GOT, GRID, INK, NETWORK, Svg, shorten, ticks};
+use super::chart::{Anchor, DRIVES, FAINT, Font, GOT, GRID, INK, NETWORK, PEERS, Svg, shorten, ticks};
 use super::figure::Figures;
+use super::peer::short_name;
 use super::report::Report;
 use super::report_table::{rate, show_rate};
 use super::workload::{Unit, Workload};
@@ -13,7 +14,7 @@ const RIGHT: f64 = 70.0;
 const TOP: f64 = 92.0;
 const BAR: f64 = 17.0;
 const BAR_GAP: f64 = 4.0;
-const GROUP: f64 = 3.0 * (BAR + BAR_GAP) + 34.0;
+const PEER_LINE: f64 = 18.0;
 const PANEL_HEAD: f64 = 34.0;
 const AXIS: f64 = 40.0;
 
@@ -37,23 +38,32 @@ const PANELS: [Panel; 2] = [
 ];
 
 struct Bar {
-    name: &'static str,
+    name: String,
     colour: &'static str,
     rate: Option<f64>,
+    /// Drystone's rate divided by this one, where it is another server's.
+    ratio: Option<f64>,
+}
+
+/// The height of a workload's bars and of the line below them.
+fn group_height(report: &Report) -> f64 {
+    let bars = 3 + report.measured.peers.len();
+    bars as f64 * (BAR + BAR_GAP) + 34.0 // a handful
 }
 
 /// The whole picture.
 pub fn render(report: &Report) -> String {
-    let panel_height = PANEL_HEAD + 2.0 * GROUP + AXIS;
-    let height = TOP + 2.0 * panel_height + 26.0;
+    let panel_height = PANEL_HEAD + 2.0 * group_height(report) + AXIS;
+    let top = TOP + report.measured.peers.len() as f64 * PEER_LINE; // a handful
+    let height = top + 2.0 * panel_height + 26.0;
     let target = shorten(&report.measured.facts.target, 60);
     let mut svg = Svg::new(WIDTH, height, &format!("Throughput of {target} against its limits"));
     svg.text(24.0, 34.0, Font::new(20.0, INK, Anchor::Start).bold(), &format!("Throughput of {target}"));
     let subtitle = format!("what the drives and the network can alone, and what was got; {}", link(report));
     svg.text(24.0, 55.0, Font::new(13.0, FAINT, Anchor::Start), &shorten(&subtitle, 120));
-    legend(&mut svg);
+    legend(&mut svg, report);
     for (number, panel) in PANELS.iter().enumerate() {
-        draw_panel(&mut svg, report, panel, TOP + number as f64 * panel_height); // 0 or 1
+        draw_panel(&mut svg, report, panel, top + number as f64 * panel_height); // 0 or 1
     }
     svg.text(24.0, height - 12.0, Font::new(11.0, FAINT, Anchor::Start), &footer(report));
     svg.finish()
@@ -75,7 +85,7 @@ pub fn footer(report: &Report) -> String {
     )
 }
 
-fn legend(svg: &mut Svg) {
+fn legend(svg: &mut Svg, report: &Report) {
     let mut x = 24.0;
     for (name, colour) in [("drives' limit", DRIVES), ("network's limit", NETWORK), ("got, end to end", GOT)]
     {
@@ -83,10 +93,17 @@ fn legend(svg: &mut Svg) {
         svg.text(x + 19.0, 79.0, Font::new(13.0, INK, Anchor::Start), name);
         x += 34.0 + 7.6 * name.len() as f64; // short names
     }
+    let peers = &report.measured.peers;
+    for (number, (peer, colour)) in peers.iter().zip(PEERS).enumerate() {
+        let y = 68.0 + (number + 1) as f64 * PEER_LINE; // a handful
+        svg.rect(24.0, y, 13.0, 13.0, colour);
+        let text = format!("{}: {}", short_name(number, peers.len()), shorten(&peer.name, 100));
+        svg.text(43.0, y + 11.0, Font::new(13.0, INK, Anchor::Start), &text);
+    }
 }
 
 /// The bars of a workload; without a result the layers that were measured are shown as they are.
-fn bars(report: &Report, workload: Workload) -> [Bar; 3] {
+fn bars(report: &Report, workload: Workload) -> Vec<Bar> {
     let alone =
         |figures: Option<&Figures>| figures.and_then(|f| f.figure(workload)).map(|f| rate(workload, f));
     let verdict = report.verdicts.get(&workload);
@@ -98,11 +115,20 @@ fn bars(report: &Report, workload: Workload) -> [Bar; 3] {
         Some(verdict) => verdict.network_limit,
         None => alone(Some(&report.measured.network)),
     };
-    [
-        Bar { name: "drives", colour: DRIVES, rate: drives },
-        Bar { name: "network", colour: NETWORK, rate: network },
-        Bar { name: "got", colour: GOT, rate: verdict.map(|v| v.got) },
-    ]
+    let bar = |name: &str, colour, rate| Bar { name: name.to_owned(), colour, rate, ratio: None };
+    let mut bars = vec![
+        bar("drives", DRIVES, drives),
+        bar("network", NETWORK, network),
+        bar("got", GOT, verdict.map(|v| v.got)),
+    ];
+    let peers = &report.measured.peers;
+    bars.extend(peers.iter().zip(PEERS).enumerate().map(|(number, (peer, colour))| Bar {
+        name: short_name(number, peers.len()),
+        colour,
+        rate: alone(Some(&peer.figures)),
+        ratio: peer.contests.get(&workload).map(|contest| contest.rate.median),
+    }));
+    bars
 }
 
 fn draw_panel(svg: &mut Svg, report: &Report, panel: &Panel, top: f64) {
@@ -115,7 +141,8 @@ fn draw_panel(svg: &mut Svg, report: &Report, panel: &Panel, top: f64) {
     let last = ticks.last().copied().unwrap_or(1.0) * scale;
     let across = |rate: f64| LEFT + rate / last * (WIDTH - LEFT - RIGHT);
     svg.text(24.0, top + 20.0, Font::new(15.0, INK, Anchor::Start).bold(), panel.title);
-    let (begin, end) = (top + PANEL_HEAD, top + PANEL_HEAD + 2.0 * GROUP);
+    let group = group_height(report);
+    let (begin, end) = (top + PANEL_HEAD, top + PANEL_HEAD + 2.0 * group);
     draw_axis(svg, panel, &ticks, scale, &across, (begin, end));
     if let Some(theory) = theory {
         svg.line((across(theory), begin - 4.0), (across(theory), end), NETWORK, true);
@@ -124,7 +151,7 @@ fn draw_panel(svg: &mut Svg, report: &Report, panel: &Panel, top: f64) {
         svg.text(across(theory) - 6.0, begin - 7.0, font, &text);
     }
     for (number, (workload, name, bars)) in groups.iter().enumerate() {
-        let y = begin + number as f64 * GROUP + 6.0; // 0 or 1
+        let y = begin + number as f64 * group + 6.0; // 0 or 1
         draw_group(svg, report, *workload, (name, bars), &across, y);
     }
 }
@@ -167,14 +194,14 @@ fn draw_group(
     svg: &mut Svg,
     report: &Report,
     workload: Workload,
-    (name, bars): (&str, &[Bar; 3]),
+    (name, bars): (&str, &[Bar]),
     across: &impl Fn(f64) -> f64,
     top: f64,
 ) {
     svg.text(24.0, top + 13.0, Font::new(14.0, INK, Anchor::Start).bold(), name);
     for (number, bar) in bars.iter().enumerate() {
-        let y = top + number as f64 * (BAR + BAR_GAP); // 0, 1 or 2
-        svg.text(LEFT - 8.0, y + 13.0, Font::new(12.0, FAINT, Anchor::End), bar.name);
+        let y = top + number as f64 * (BAR + BAR_GAP); // a handful
+        svg.text(LEFT - 8.0, y + 13.0, Font::new(12.0, FAINT, Anchor::End), &bar.name);
         let Some(rate) = bar.rate else {
             svg.text(LEFT + 4.0, y + 13.0, Font::new(12.0, FAINT, Anchor::Start), "not measured");
             continue;
@@ -182,10 +209,18 @@ fn draw_group(
         let x = across(rate);
         svg.rect(LEFT, y, (x - LEFT).max(1.0), BAR, bar.colour);
         let font = Font { bold: bar.name == "got", ..Font::new(12.0, INK, Anchor::Start).halo() };
-        svg.text(x + 6.0, y + 13.0, font, &show_rate(workload, rate));
+        let text = match bar.ratio {
+            Some(ratio) => format!("{} (drystone : {} {ratio:.2})", show_rate(workload, rate), bar.name),
+            None => show_rate(workload, rate),
+        };
+        // To the left of the bar's end where there is no room to its right.
+        let inside = bar.ratio.is_some() && x > WIDTH - 200.0;
+        let (x, font) =
+            if inside { (x - 6.0, Font { anchor: Anchor::End, ..font }) } else { (x + 6.0, font) };
+        svg.text(x, y + 13.0, font, &text);
     }
     if let Some(verdict) = report.verdicts.get(&workload) {
-        let y = top + 3.0 * (BAR + BAR_GAP) + 10.0;
+        let y = top + bars.len() as f64 * (BAR + BAR_GAP) + 10.0; // a handful
         let text = format!("bottleneck: {}", verdict.bottleneck.sentence());
         svg.text(LEFT, y, Font::new(12.0, INK, Anchor::Start).halo(), &shorten(&text, 110));
     }
@@ -210,6 +245,15 @@ mod tests {
             assert!(picture.contains(part), "{part}");
         }
         assert!(picture.starts_with("<svg ") && picture.trim_end().ends_with("</svg>"));
+    }
+
+    #[test]
+    fn other_servers_have_bars_a_legend_and_ratios() {
+        let picture = render(&sample::report_with_peers());
+        assert_eq!(picture.matches(PEERS[0]).count(), 1 + 2, "the legend, and the two reads");
+        for part in ["other 1: nbd://stonebox:1/", "(drystone : other 1 1.50)", "other 2: nbd://nobody"] {
+            assert!(picture.contains(part), "{part}");
+        }
     }
 
     #[test]

@@ -1,19 +1,21 @@
 //! The command `bench`: what was typed becomes ends to measure, and the report is printed.
 //!
-//! Ctrl-C and SIGTERM end the measurement early, so that a scratch volume is always taken away again.
+//! Ctrl-C and SIGTERM end the measurement early, so that a scratch volume is always taken away again. A server that was
+//! to be compared with and could not be measured fails the command only after the rest was reported.
 
 use super::daemon_ends::{self, Borrowed};
 use super::measure_nbd::tells_names_apart;
 use super::measure_nvme::Which;
 use super::{
-    Endpoint, Ends, NETWORK_EXPORT, NamespaceEnd, Plan, Report, connect, measure, report_json, report_table,
-    write_files,
+    Endpoint, Ends, NETWORK_EXPORT, NamespaceEnd, Other, Plan, Report, connect, measure, report_json,
+    report_table, write_files,
 };
+use crate::base::limits::BENCH_OTHERS_MAX;
 use crate::cli::args::{BenchArgs, Globals};
 use crate::control::api::Failure;
 use crate::control::refusal::not_inspected;
 use crate::disk::inspect::resolve;
-use crate::io::driver::Driver;
+use crate::io::driver::{Address, Driver};
 use crate::io::uring::{Handles, SetupError, UringConfig, UringDriver};
 use crate::reactor::threads::{CorePlan, DriverFactory, build};
 use crate::reactor::{Core, CoreIndex};
@@ -38,7 +40,9 @@ pub fn run(globals: &Globals, args: &BenchArgs) -> Result<(), Failure> {
     let typed = sort(&args.targets)?;
     let plan = Plan::per_layer(Duration::from_secs(u64::from(args.seconds)));
     // Held until the end: dropping it gives back what the daemon lent.
+    let others = others(args)?;
     let (mut ends, borrowed) = find_ends(globals, &typed, &plan)?;
+    ends.others = allowed(others, &ends)?;
     let core = make_core()?;
     let signals = hold_signals()?;
     let report = core.run_until({
@@ -67,7 +71,62 @@ pub fn run(globals: &Globals, args: &BenchArgs) -> Result<(), Failure> {
         let names: Vec<String> = written.iter().map(|path| path.display().to_string()).collect();
         eprintln!("{}", names.join("  "));
     }
-    kept
+    kept?;
+    compared(&report)
+}
+
+/// The servers to compare with, as they were typed.
+fn others(args: &BenchArgs) -> Result<Vec<Other>, Failure> {
+    if args.against.len() > BENCH_OTHERS_MAX {
+        let message = format!("--against takes at most {BENCH_OTHERS_MAX} servers");
+        return Err(Failure::failed("TOO_MANY_OTHERS", message));
+    }
+    let other = |text: &String| match parse(text)? {
+        Uri::Nbd(uri) => {
+            let end = Endpoint { address: resolve_place(text, &uri)?, export: uri.export };
+            Ok(Other { name: text.clone(), end, written: args.against_write })
+        }
+        Uri::Nvme(_) => {
+            let message = format!("`{text}` cannot be used: --against takes NBD servers");
+            Err(Failure::failed("BAD_ADDRESS", message)
+                .with("such as nbd://stonebox/data or nbd+unix:///data?socket=/run/nbd.sock"))
+        }
+    };
+    args.against.iter().map(other).collect()
+}
+
+fn resolve_place(text: &str, uri: &nbd::uri::Uri) -> Result<Address, Failure> {
+    uri.place
+        .resolve()
+        .map_err(|error| Failure::failed("BAD_ADDRESS", format!("`{text}` leads nowhere: {error}")))
+}
+
+/// Refuses comparisons that have nothing to compare with, or would overwrite the volume that is asked about.
+fn allowed(others: Vec<Other>, ends: &Ends) -> Result<Vec<Other>, Failure> {
+    let volume = ends.scratch.as_ref().or(ends.volume.as_ref());
+    if !others.is_empty() && volume.is_none() && ends.namespace.is_none() {
+        let message = "--against needs a volume to compare with, and there is none";
+        return Err(Failure::failed("NOTHING_TO_COMPARE", message)
+            .with("name a volume, or an address such as nbd://stonebox/data"));
+    }
+    if let Some(other) = others.iter().find(|o| o.written && Some(&o.end) == ends.volume.as_ref()) {
+        let message = format!("--against-write would overwrite the volume that is measured: {}", other.name);
+        return Err(Failure::refused("AGAINST_ITSELF", message));
+    }
+    Ok(others)
+}
+
+/// Fails where another server has no figure at all.
+fn compared(report: &Report) -> Result<(), Failure> {
+    let missing = report.measured.peers.iter().filter(|peer| peer.contests.is_empty());
+    let names: Vec<&str> = missing.map(|peer| peer.name.as_str()).collect();
+    match names.as_slice() {
+        [] => Ok(()),
+        names => {
+            let message = format!("not compared with {}: the report says why", names.join(" and "));
+            Err(Failure::failed("NOT_COMPARED", message))
+        }
+    }
 }
 
 /// What was typed, by kind.
@@ -132,15 +191,16 @@ fn one_volume(second: bool) -> Result<(), Failure> {
 fn find_ends(globals: &Globals, typed: &Typed, plan: &Plan) -> Result<(Ends, Option<Borrowed>), Failure> {
     let mut ends = Ends { drives: typed.disks.clone(), ..Ends::default() };
     if let Some((text, uri)) = &typed.uri {
-        let nowhere = |error| Failure::failed("BAD_ADDRESS", format!("`{text}` leads nowhere: {error}"));
         ends.target = text.clone();
         match uri {
             Uri::Nbd(uri) => {
-                let address = uri.place.resolve().map_err(nowhere)?;
+                let address = resolve_place(text, uri)?;
                 ends.volume = Some(Endpoint { address, export: uri.export.clone() });
             }
             Uri::Nvme(uri) => {
-                let address = uri.resolve().map_err(nowhere)?;
+                let address = uri.resolve().map_err(|error| {
+                    Failure::failed("BAD_ADDRESS", format!("`{text}` leads nowhere: {error}"))
+                })?;
                 let (subsystem, which) = (uri.subsystem.clone(), Which::Number(uri.namespace));
                 ends.namespace = Some(NamespaceEnd { address, subsystem, which });
             }
@@ -269,5 +329,33 @@ mod tests {
         assert_eq!(code(&["/no/such/disk"]), "DISK_NOT_FOUND");
         assert_eq!(code(&["nbd://h/data", "nbd://h/other"]), "ONE_AT_A_TIME");
         assert_eq!(code(&["nbd://h/data", "volume-x"]), "ONE_AT_A_TIME");
+    }
+
+    fn against(texts: &[&str], against_write: bool) -> Result<Vec<Other>, Failure> {
+        let against = texts.iter().map(|text| (*text).to_owned()).collect();
+        others(&BenchArgs { targets: Vec::new(), against, against_write, seconds: 1, out: None })
+    }
+
+    #[test]
+    fn other_servers_are_nbd_servers_and_few() {
+        let one = "nbd+unix:///x?socket=/run/s";
+        let found = against(&[one, one], false).unwrap();
+        assert_eq!((found.len(), found[0].end.export.as_str(), found[0].written), (2, "x", false));
+        assert_eq!(against(&["nvme://h/nqn.x/7"], false).unwrap_err().code, "BAD_ADDRESS");
+        assert_eq!(against(&["stonebox"], false).unwrap_err().code, "BAD_ADDRESS");
+        assert_eq!(against(&[one; 5], false).unwrap_err().code, "TOO_MANY_OTHERS");
+    }
+
+    #[test]
+    fn the_measured_volume_is_compared_with_itself_but_never_overwritten_by_that() {
+        let one = "nbd+unix:///x?socket=/run/s";
+        let end = against(&[one], true).unwrap().remove(0).end;
+        let ends = Ends { volume: Some(end), ..Ends::default() };
+        assert!(allowed(against(&[one], false).unwrap(), &ends).is_ok());
+        let refused = allowed(against(&[one], true).unwrap(), &ends).unwrap_err();
+        assert_eq!((refused.code.as_str(), refused.refused), ("AGAINST_ITSELF", true));
+        let nothing = allowed(against(&[one], false).unwrap(), &Ends::default()).unwrap_err();
+        assert_eq!(nothing.code, "NOTHING_TO_COMPARE");
+        assert!(allowed(Vec::new(), &Ends::default()).is_ok());
     }
 }

@@ -1,8 +1,9 @@
 //! Disk, network and the way through both, measured alike; names what holds the result back.
 //!
 //! Rank 9. Three layers are measured with the same six workloads: the drives alone, the network alone (an export
-//! in memory), and a volume over NBD, NVMe/TCP, or both. `verdict` compares them. Everything that decides or renders is
-//! pure; the I/O is in `load` and the `measure_…` files, on one core of the reactor.
+//! in memory), and a volume over NBD, NVMe/TCP, or both. `verdict` compares them. Other NBD servers can be measured in
+//! turns with the volume. Everything that decides or renders is pure; the I/O is in `load`, `turns` and the `measure_…`
+//! files, on one core of the reactor.
 
 mod chart;
 mod chart_latency;
@@ -11,16 +12,20 @@ mod command;
 mod daemon_ends;
 pub mod figure;
 pub mod limits;
+mod listener;
 pub mod load;
 pub mod measure_disk;
 pub mod measure_nbd;
 pub mod measure_nvme;
 pub mod measure_volume;
+pub mod peer;
 pub mod processor;
 pub mod report;
 pub mod report_html;
 pub mod report_json;
+mod report_peers;
 pub mod report_table;
+mod turns;
 pub mod verdict;
 pub mod workload;
 
@@ -30,6 +35,7 @@ pub use measure_nbd::{Endpoint, connect};
 pub use measure_nvme::{NamespaceEnd, associate};
 pub use measure_volume::{Contents, Opened, TargetMeasured, TargetPlan, measure_target};
 pub use report::{Facts, Measured, Report};
+pub use turns::Other;
 
 use crate::base::units::ByteLen;
 use crate::io::driver::Address;
@@ -38,9 +44,11 @@ use figure::Figures;
 use limits::{Link, link_towards};
 use measure_nbd::unwritten_share;
 use measure_volume::failed;
+use peer::Peer;
 use processor::Server;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use turns::{Beside, measure_in_turns, nothing_beside};
 use workload::Workload;
 
 /// The name of the export in memory that exists only during a benchmark. No volume can have it: the command line
@@ -78,6 +86,8 @@ pub struct Ends {
     pub copies: u8,
     /// The server's process, where it runs on this machine.
     pub server: Server,
+    /// Other servers, measured in turns with the volume.
+    pub others: Vec<Other>,
 }
 
 impl Ends {
@@ -130,28 +140,14 @@ pub async fn measure(core: &Core, ends: &Ends, plan: &Plan) -> Report {
     let run = plan.run;
     let disks = measure_disks(core, &ends.drives, DiskPlan { run, scratch: plan.region }).await;
     let mut notes = Vec::new();
-    let (network, _) = match &ends.network {
-        None => (Figures::not_measured("the server has no export in memory to measure it with"), None),
-        Some(end) if ends.network_lent => measure_export(core, end, Contents::Memory, ends, plan).await,
-        Some(end) => measure_export(core, end, Contents::Precious(NOT_LENT), ends, plan).await,
-    };
-    let over_nbd = match (&ends.scratch, &ends.volume) {
-        (Some(end), _) => Some(measure_export(core, end, Contents::Scratch, ends, plan).await),
-        (None, Some(end)) => {
-            notes.extend(note_unwritten(core, end, plan.region).await);
-            Some(measure_export(core, end, Contents::Precious(NO_SCRATCH), ends, plan).await)
+    let network = match &ends.network {
+        None => Figures::not_measured("the server has no export in memory to measure it with"),
+        Some(end) => {
+            let contents = if ends.network_lent { Contents::Memory } else { Contents::Precious(NOT_LENT) };
+            measure_export(core, end, contents, ends, plan, &[]).await.end_to_end
         }
-        (None, None) => None,
     };
-    let over_nvme = match &ends.namespace {
-        Some(end) => Some(measure_namespace(core, end, ends, plan, &mut notes).await),
-        None => None,
-    };
-    let (end_to_end, used, over_nvme) = match (over_nbd, over_nvme) {
-        (Some((nbd, used)), nvme) => (nbd, used, nvme.map(|(figures, _)| figures)),
-        (None, Some((nvme, used))) => (nvme, used, None),
-        (None, None) => (Figures::not_measured("no volume was named"), None, None),
-    };
+    let Through { end_to_end, used, over_nvme, peers } = measure_through(core, ends, plan, &mut notes).await;
     let link = ends.any_address().map_or(Link::Unknown, link_towards);
     let facts = Facts {
         target: ends.target.clone(),
@@ -163,7 +159,62 @@ pub async fn measure(core: &Core, ends: &Ends, plan: &Plan) -> Report {
     };
     let copies = ends.copies.max(1);
     let (drives, together) = (disks.drives, disks.together);
-    Report::new(Measured { drives, together, network, end_to_end, over_nvme, link, copies, facts, notes })
+    let measured =
+        Measured { drives, together, network, end_to_end, over_nvme, peers, link, copies, facts, notes };
+    Report::new(measured)
+}
+
+/// What came through the volume, and through other servers beside it.
+struct Through {
+    end_to_end: Figures,
+    used: Option<Used>,
+    over_nvme: Option<Figures>,
+    peers: Vec<Peer>,
+}
+
+/// The volume over NBD, where there is that way, and over NVMe/TCP. Others are compared with the first of them.
+async fn measure_through(core: &Core, ends: &Ends, plan: &Plan, notes: &mut Vec<String>) -> Through {
+    let others = ends.others.as_slice();
+    let end = ends.scratch.as_ref().or(ends.volume.as_ref());
+    let over_nbd = match end {
+        Some(end) => {
+            let lent = ends.scratch.is_some();
+            if !lent {
+                notes.extend(note_unwritten(core, end, plan.region).await);
+            }
+            let contents = if lent { Contents::Scratch } else { Contents::Precious(NO_SCRATCH) };
+            Some(measure_export(core, end, contents, ends, plan, others).await)
+        }
+        None => None,
+    };
+    let left = if over_nbd.is_some() { &[] } else { others };
+    let over_nvme = match &ends.namespace {
+        Some(end) => Some(measure_namespace(core, end, ends, plan, notes, left).await),
+        None => None,
+    };
+    match (over_nbd, over_nvme) {
+        (Some(nbd), nvme) => Through { over_nvme: nvme.map(|through| through.end_to_end), ..nbd },
+        (None, Some(nvme)) => nvme,
+        (None, None) => Through::without(Figures::not_measured("no volume was named"), others),
+    }
+}
+
+impl Through {
+    fn without(end_to_end: Figures, others: &[Other]) -> Through {
+        let peers = others.iter().map(|other| Peer::without(&other.name, nothing_beside())).collect();
+        Through { end_to_end, used: None, over_nvme: None, peers }
+    }
+
+    /// All that an open volume can give: alone, or in turns with others.
+    async fn measure(core: &Core, opened: Opened, plan: TargetPlan, beside: Beside<'_>) -> Through {
+        let connections = opened.ways.len();
+        let (measured, peers) = match beside.others {
+            [] => (measure_target(core, opened, plan).await, Vec::new()),
+            _ => measure_in_turns(core, opened, plan, beside).await,
+        };
+        let used = Some(Used { connections, bytes: measured.used });
+        Through { end_to_end: measured.figures, used, over_nvme: None, peers }
+    }
 }
 
 /// What of an export was used.
@@ -179,16 +230,18 @@ async fn measure_export(
     contents: Contents,
     ends: &Ends,
     plan: &Plan,
-) -> (Figures, Option<Used>) {
-    let connected = match connect(core, end, plan.connections.max(1)).await {
+    others: &[Other],
+) -> Through {
+    let connections = plan.connections.max(1);
+    let connected = match connect(core, end, connections).await {
         Ok(connected) => connected,
-        Err(error) => return (failed(&error.to_string()), None),
+        Err(error) => return Through::without(failed(&error.to_string()), others),
     };
-    let connections = connected.clients.len();
     let target = TargetPlan { run: plan.run, region: plan.region, contents, server: ends.server };
-    let measured = measure_target(core, connected.opened(), target).await;
+    let beside = Beside { address: &end.address, others, connections };
+    let through = Through::measure(core, connected.opened(), target, beside).await;
     connected.close().await;
-    (measured.figures, Some(Used { connections, bytes: measured.used }))
+    through
 }
 
 async fn measure_namespace(
@@ -197,20 +250,22 @@ async fn measure_namespace(
     ends: &Ends,
     plan: &Plan,
     notes: &mut Vec<String>,
-) -> (Figures, Option<Used>) {
-    let associated = match associate(core, end, plan.connections.max(1)).await {
+    others: &[Other],
+) -> Through {
+    let connections = plan.connections.max(1);
+    let associated = match associate(core, end, connections).await {
         Ok(associated) => associated,
-        Err(error) => return (failed(&error.to_string()), None),
+        Err(error) => return Through::without(failed(&error.to_string()), others),
     };
-    let connections = associated.queues.len();
     let contents = if ends.namespace_lent { Contents::Scratch } else { Contents::Precious(NO_SCRATCH) };
     if !ends.namespace_lent {
         notes.extend(unwritten_note("the namespace", associated.unwritten_share()));
     }
     let target = TargetPlan { run: plan.run, region: plan.region, contents, server: ends.server };
-    let measured = measure_target(core, associated.opened(), target).await;
+    let beside = Beside { address: &end.address, others, connections };
+    let through = Through::measure(core, associated.opened(), target, beside).await;
     associated.close().await;
-    (measured.figures, Some(Used { connections, bytes: measured.used }))
+    through
 }
 
 async fn note_unwritten(core: &Core, end: &Endpoint, region: ByteLen) -> Option<String> {

@@ -2,6 +2,7 @@
 
 use super::figure::Figures;
 use super::limits::Link;
+use super::peer::Peer;
 use super::verdict::{Layers, Verdict, verdict};
 use super::workload::Workload;
 use std::collections::BTreeMap;
@@ -45,6 +46,8 @@ pub struct Measured {
     pub end_to_end: Figures,
     /// The same over NVMe/TCP, where `end_to_end` is over NBD.
     pub over_nvme: Option<Figures>,
+    /// Other servers, measured in turns with `end_to_end`.
+    pub peers: Vec<Peer>,
     pub link: Link,
     /// Copies of each block that a write makes; 1 where it is not known.
     pub copies: u8,
@@ -57,10 +60,13 @@ pub struct Measured {
 pub struct Report {
     pub measured: Measured,
     pub verdicts: BTreeMap<Workload, Verdict>,
+    /// For each of the peers, in their order.
+    pub peer_verdicts: Vec<BTreeMap<Workload, Verdict>>,
 }
 
 impl Report {
     pub fn new(measured: Measured) -> Report {
+        let peer_verdicts = measured.peers.iter().map(|peer| peer_verdicts(&measured, peer)).collect();
         let drives: Vec<(String, &Figures)> =
             measured.drives.iter().map(|d| (d.name.clone(), &d.figures)).collect();
         let layers = Layers {
@@ -73,7 +79,7 @@ impl Report {
             local: measured.link == Link::Local,
         };
         let verdicts = Workload::ALL.into_iter().filter_map(|w| Some((w, verdict(&layers, w)?))).collect();
-        Report { measured, verdicts }
+        Report { measured, verdicts, peer_verdicts }
     }
 
     /// The drives at the same time, or the only one.
@@ -95,8 +101,28 @@ impl Report {
         remarks.extend(missing("network", &self.measured.network));
         remarks.extend(missing("end to end", &self.measured.end_to_end));
         remarks.extend(self.measured.over_nvme.iter().flat_map(|nvme| missing(OVER_NVME, nvme)));
+        for peer in &self.measured.peers {
+            remarks.extend(peer.notes.iter().map(|note| format!("{}: {note}", peer.name)));
+            remarks.extend(missing(&peer.name, &peer.figures));
+        }
         remarks
     }
+}
+
+/// What holds another server back. The measured network counts where it is reached as ours is; of its drives nothing
+/// is known.
+fn peer_verdicts(measured: &Measured, peer: &Peer) -> BTreeMap<Workload, Verdict> {
+    let unknown = Figures::default();
+    let layers = Layers {
+        drives: &[],
+        together: None,
+        network: if peer.same_way { &measured.network } else { &unknown },
+        link_limit: peer.link.payload_limit(),
+        got: &peer.figures,
+        copies: 1,
+        local: peer.link == Link::Local,
+    };
+    Workload::ALL.into_iter().filter_map(|w| Some((w, verdict(&layers, w)?))).collect()
 }
 
 /// One line for each reason why a layer has no figures, with the workloads that it concerns.
@@ -123,7 +149,9 @@ fn missing(layer: &str, figures: &Figures) -> Vec<String> {
 pub(super) mod sample {
     use super::*;
     use crate::base::prng::Prng;
+    use crate::base::units::ByteLen;
     use crate::bench::figure::{Cpu, Outcome, Tally};
+    use crate::bench::peer::contest;
     use std::time::Duration;
 
     /// A run of `count` requests whose latencies lie around `median_us`.
@@ -179,6 +207,7 @@ pub(super) mod sample {
             network,
             end_to_end: got,
             over_nvme: None,
+            peers: Vec::new(),
             link: Link::Interface { name: "eno1".to_owned(), megabits: Some(1000), mtu: 1500 },
             copies: 2,
             facts: Facts {
@@ -191,6 +220,27 @@ pub(super) mod sample {
             },
             notes: Vec::new(),
         })
+    }
+
+    /// The same beside two other servers: one that is only read, and one that does not answer.
+    pub fn report_with_peers() -> Report {
+        let mut measured = report().measured;
+        let theirs = figures(78, 57, [(90, 10_900), (154, 300_000)], [(100, 9_900), (118, 265_000)]);
+        let mut peer =
+            Peer { connections: 1, turn_ns: 5_000_000_000, ..Peer::without("nbd://stonebox:1/", theirs) };
+        (peer.used, peer.same_way, peer.link) = (ByteLen(1_000_000_000), true, measured.link.clone());
+        for workload in Workload::ALL {
+            if workload.is_write() {
+                peer.figures.record(workload, Outcome::not_measured("only read"));
+                continue;
+            }
+            let of = |figures: &Figures| figures.figure(workload).into_iter().cloned().collect::<Vec<_>>();
+            let contest = contest(workload, &of(&measured.end_to_end), &of(&peer.figures));
+            peer.contests.insert(workload, contest.unwrap());
+        }
+        let silent = Peer::without("nbd://nobody", Figures::not_measured("cannot connect"));
+        measured.peers = vec![peer, silent];
+        Report::new(measured)
     }
 }
 
@@ -218,5 +268,22 @@ mod tests {
     #[test]
     fn every_workload_with_a_result_gets_a_verdict() {
         assert_eq!(sample::report().verdicts.len(), Workload::ALL.len());
+    }
+
+    #[test]
+    fn peers_are_judged_by_the_network_they_share_and_by_no_drives() {
+        let mut report = sample::report_with_peers();
+        let verdicts = &report.peer_verdicts[0];
+        assert_eq!((verdicts.len(), report.peer_verdicts[1].len()), (3, 0), "the reads, and none");
+        let read = &verdicts[&Workload::SequentialRead];
+        assert_eq!(read.bottleneck.sentence(), "no limit reached: network 66.6 % used");
+        assert_eq!(read.drives_limit, None);
+        let remarks = report.remarks();
+        assert_eq!(remarks, ["nbd://stonebox:1/ writes: only read", "nbd://nobody: cannot connect"]);
+        report.measured.peers[0].same_way = false;
+        report.measured.peers[0].link = Link::Unknown;
+        let sentence =
+            Report::new(report.measured).peer_verdicts[0][&Workload::SequentialRead].bottleneck.sentence();
+        assert_eq!(sentence, "not known: no limit could be measured");
     }
 }

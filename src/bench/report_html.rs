@@ -2,7 +2,9 @@
 
 use super::chart::escape;
 use super::figure::{Figure, Figures};
+use super::peer::short_name;
 use super::report::{OVER_NVME, Report};
+use super::report_peers;
 use super::report_table::{rate, show_rate, show_time, summary};
 use super::workload::{Unit, Workload};
 use super::{chart_latency, chart_throughput};
@@ -40,6 +42,11 @@ pub fn render(report: &Report) -> String {
     page += &rates(report);
     page += "<h2>Latency: p50 / p99 / p99.9</h2>\n";
     page += &latencies(report);
+    for (number, peer) in report.measured.peers.iter().enumerate() {
+        let name = short_name(number, report.measured.peers.len());
+        page += &format!("<h2>Against {} ({name})</h2>\n", escape(&peer.name));
+        page += &table(&report_peers::HEAD.map(str::to_owned), peer_rows(report, number));
+    }
     let remarks = report.remarks();
     if !remarks.is_empty() {
         page += "<h2>Notes</h2>\n";
@@ -75,7 +82,16 @@ fn layers(report: &Report) -> Vec<(String, &Figures)> {
     layers.push(("network".to_owned(), &measured.network));
     layers.push(("end to end".to_owned(), &measured.end_to_end));
     layers.extend(measured.over_nvme.as_ref().map(|figures| (OVER_NVME.to_owned(), figures)));
+    let count = measured.peers.len();
+    let peers = measured.peers.iter().enumerate();
+    layers.extend(peers.map(|(number, peer)| (short_name(number, count), &peer.figures)));
     layers
+}
+
+/// The table of another server; what was not measured is a dash, as in the other tables.
+fn peer_rows(report: &Report, number: usize) -> Vec<Vec<String>> {
+    let dashed = |cell: String| if cell.is_empty() { "–".to_owned() } else { cell };
+    report_peers::rows(report, number).into_iter().map(|row| row.map(dashed).to_vec()).collect()
 }
 
 fn table(head: &[String], rows: Vec<Vec<String>>) -> String {
@@ -146,8 +162,19 @@ mod tests {
     }
 
     #[test]
+    fn other_servers_have_tables_and_rows() {
+        let page = render(&sample::report_with_peers());
+        for part in
+            ["Against nbd://stonebox:1/ (other 1)", "1.50 (1.50 to 1.50)", "nbd://nobody: cannot connect"]
+        {
+            assert!(page.contains(part), "{part}");
+        }
+    }
+
+    #[test]
     fn names_cannot_break_out_of_the_page() {
-        let mut report = sample::report();
+        let mut report = sample::report_with_peers();
+        report.measured.peers[0].name = "<script>\"><b".to_owned();
         report.measured.facts.target = "<script>alert(1)</script>".to_owned();
         report.measured.drives[0].name = "a\"><b".to_owned();
         let page = render(&report);

@@ -1,10 +1,12 @@
 //! The report for programs: schema `drystone.bench/1`, integers for bytes, nanoseconds and rates. Pure.
 
 use super::figure::{Figure, Figures, Outcome};
+use super::peer::{Contest, Peer, Ratio};
 use super::report::Report;
 use super::verdict::{Bottleneck, Verdict};
 use super::workload::Workload;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// The name of the format; a change that is not an addition gets another number.
 pub const SCHEMA: &str = "drystone.bench/1";
@@ -22,6 +24,7 @@ pub fn render(report: &Report) -> Value {
             "notes": drive.notes,
         })
     });
+    let against = measured.peers.iter().zip(&report.peer_verdicts).map(|(p, verdicts)| peer(p, verdicts));
     json!({
         "schema": SCHEMA,
         "target": facts.target,
@@ -39,7 +42,40 @@ pub fn render(report: &Report) -> Value {
         "end_to_end": figures(&measured.end_to_end),
         "over_nvme": measured.over_nvme.as_ref().map(figures),
         "verdicts": report.verdicts.values().map(verdict).collect::<Vec<Value>>(),
+        "against": against.collect::<Vec<Value>>(),
         "notes": report.remarks(),
+    })
+}
+
+/// Another server: its figures as for our own layers, and ours divided by its own, in thousandths.
+fn peer(peer: &Peer, verdicts: &BTreeMap<Workload, Verdict>) -> Value {
+    json!({
+        "target": peer.name,
+        "link": peer.link,
+        "connections": peer.connections,
+        "area_bytes": peer.used.0,
+        "turn_ns": peer.turn_ns,
+        "rounds": super::peer::ROUNDS,
+        "workloads": figures(&peer.figures),
+        "ratios": peer.contests.iter().map(contest).collect::<Vec<Value>>(),
+        "verdicts": verdicts.values().map(verdict).collect::<Vec<Value>>(),
+        "notes": peer.notes,
+    })
+}
+
+fn contest((workload, contest): (&Workload, &Contest)) -> Value {
+    let permille = |value: f64| rounded(value * 1000.0);
+    let ratio = |ratio: Ratio| {
+        let (median, least, most) = (permille(ratio.median), permille(ratio.least), permille(ratio.most));
+        json!({ "median_permille": median, "least_permille": least, "most_permille": most })
+    };
+    json!({
+        "workload": workload,
+        "rate": ratio(contest.rate),
+        "p50": contest.p50.map(ratio),
+        "p99": contest.p99.map(ratio),
+        "p999": contest.p999.map(ratio),
+        "server_cpu_per_request_permille": contest.server_cpu.map(permille),
     })
 }
 
@@ -127,8 +163,10 @@ mod tests {
 
     #[test]
     fn the_schema_is_named_and_every_number_is_an_integer() {
-        let value = render(&sample::report());
+        let value = render(&sample::report_with_peers());
         assert_eq!(value["schema"], "drystone.bench/1");
+        assert_eq!(value["against"][0]["ratios"][0]["rate"]["median_permille"], 1501);
+        assert_eq!(value["against"][1]["workloads"][0]["reason"], "cannot connect");
         assert_eq!(value["verdicts"][0]["bottleneck"], "network");
         assert_eq!(value["verdicts"][1]["facts"]["drive"], "sda");
         assert_eq!(value["drives"][0]["workloads"].as_array().unwrap().len(), 6);

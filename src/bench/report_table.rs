@@ -3,6 +3,7 @@
 use super::figure::{Figure, Figures};
 use super::limits::Link;
 use super::report::{OVER_NVME, Report};
+use super::report_peers;
 use super::verdict::{Bottleneck, Verdict};
 use super::workload::{Unit, Workload};
 use crate::base::size::show_size;
@@ -73,6 +74,9 @@ pub fn render(report: &Report) -> String {
     out += &main_table(report);
     if report.measured.drives.len() > DRIVE_COLUMNS_MAX {
         out += &format!("\n{}", drives_table(report));
+    }
+    for number in 0..report.measured.peers.len() {
+        out += &format!("\n{}", peer_table(report, number));
     }
     for workload in [Workload::SequentialRead, Workload::SequentialWrite] {
         if let Some(verdict) = report.verdicts.get(&workload) {
@@ -163,7 +167,7 @@ fn latency_row(columns: &[Column<'_>], workload: Workload) -> Vec<String> {
 }
 
 /// Milliseconds at p50, p99 and p99.9; a dash where too few requests were made to tell.
-fn show_percentiles(figure: &Figure) -> String {
+pub fn show_percentiles(figure: &Figure) -> String {
     let show = |ns: Option<u64>| match ns {
         // Rounding is meant.
         Some(ns) if ns < 995_000 => format!("{:.3}", ns as f64 / 1e6),
@@ -171,6 +175,25 @@ fn show_percentiles(figure: &Figure) -> String {
         None => "-".to_owned(),
     };
     [figure.p50_ns, figure.p99_ns, figure.p999_ns].map(show).join(" / ")
+}
+
+fn peer_table(report: &Report, number: usize) -> String {
+    let peer = &report.measured.peers[number];
+    if peer.contests.is_empty() {
+        return format!("against {}: not measured, see the notes\n", peer.name);
+    }
+    let mut table = plain_table();
+    table.set_header(report_peers::HEAD);
+    for row in report_peers::rows(report, number) {
+        table.add_row(row.into_iter().map(|cell| if cell.is_empty() { "-".to_owned() } else { cell }));
+    }
+    for (at, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if (2..5).contains(&at) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    format!("against {}\n{}", peer.name, trimmed(&table))
 }
 
 fn drives_table(report: &Report) -> String {
@@ -228,6 +251,7 @@ pub fn summary(report: &Report) -> Vec<String> {
         }
     }
     lines.push(method(report));
+    lines.extend(report_peers::method(report));
     lines
 }
 
@@ -297,6 +321,23 @@ mod tests {
             "reads    are as fast as this network allows. Faster needs 2.5 Gb/s",
             "writes   are held back by one drive, sda.",
             "eno1, 1 Gb/s, MTU 1500, 4 connections.",
+        ] {
+            assert!(text.contains(part), "{part} is missing in\n{text}");
+        }
+        assert!(text.lines().all(|line| line == line.trim_end()));
+    }
+
+    #[test]
+    fn another_server_gets_a_table_with_ratios_or_a_line() {
+        let text = render(&sample::report_with_peers());
+        for part in [
+            "against nbd://stonebox:1/\n",
+            "drystone : other",
+            "1.50 (1.50 to 1.50)",
+            "no limit reached: network 66.6 % used",
+            "against nbd://nobody: not measured, see the notes",
+            "note: nbd://nobody: cannot connect",
+            "5 rounds of turns of 5.00 s",
         ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }

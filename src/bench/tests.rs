@@ -19,6 +19,9 @@ use std::sync::Arc;
 
 const SIZE: u64 = 8 << 20;
 
+/// More volumes on the same server, of zeroes.
+const OTHERS: [(&str, u64); 3] = [("scratch", 2 * SIZE), ("ours", SIZE), ("small", 1 << 20)];
+
 fn core() -> Core {
     let handles = Handles::new();
     let factory: DriverFactory<std::io::Error> = Arc::new(move |buffers| {
@@ -28,11 +31,14 @@ fn core() -> Core {
     build(CorePlan { index: CoreIndex(0), cpu: None, arena: 32 << 20, seed: 1 }, &factory).unwrap()
 }
 
-/// A server on this core with one volume full of a pattern; the volume and the server's address.
+/// A server on this core with one volume full of a pattern, and others; that volume and the server's address.
 async fn serve(core: &Core) -> (Arc<Volume>, Address, Target) {
     let volume = Arc::new(Volume::in_memory("data", MemoryVolume::new(ByteLen(SIZE))));
     let catalog = Arc::new(Catalog::default());
     catalog.insert(volume.clone());
+    for (name, size) in OTHERS {
+        catalog.insert(Arc::new(Volume::in_memory(name, MemoryVolume::new(ByteLen(size)))));
+    }
     for block in 0..SIZE >> 20 {
         let mut buf = core.buffers().take(1 << 20);
         buf.as_mut_slice().fill(0xd5);
@@ -140,6 +146,65 @@ fn a_namespace_is_measured_alone_or_beside_the_export_and_written_only_if_lent()
             let nothing = Ends { namespace: Some(missing), ..Ends::default() };
             let report = measure(&core, &nothing, &plan()).await;
             assert!(report.remarks().iter().any(|line| line.contains("no namespace 300")));
+            target.stop(&core, Duration::from_secs(1)).await;
+        }
+    });
+    core.drain();
+}
+
+#[test]
+fn other_servers_have_turns_and_are_written_only_if_that_was_said() {
+    let core = core();
+    core.run_until({
+        let core = core.clone();
+        async move {
+            let (precious, address, target) = serve(&core).await;
+            let end = |export: &str| Endpoint { address: address.clone(), export: export.to_owned() };
+            let other = |export, written| Other { name: format!("to {export}"), end: end(export), written };
+            let others = vec![other("data", false), other("small", false), other("none", false)];
+            let ends = Ends { scratch: Some(end("scratch")), others, ..Ends::default() };
+            let short = Plan { run: Duration::from_millis(40), ..plan() };
+            let report = measure(&core, &ends, &Plan { region: ByteLen(2 * SIZE), ..short }).await;
+            assert_eq!(measured(&report.measured.end_to_end), 6, "{:?}", report.remarks());
+            let [data, small, none] = &report.measured.peers[..] else { panic!("three peers") };
+            assert_eq!((measured(&data.figures), data.contests.len()), (3, 3), "{:?}", report.remarks());
+            assert_eq!((data.used, data.connections), (ByteLen(SIZE), 2));
+            assert_eq!(report.measured.facts.scratch_bytes, SIZE, "as much of ours as of the smallest");
+            assert!(is_untouched(&core, &precious).await);
+            assert_eq!((small.contests.len(), none.contests.len()), (0, 0));
+            let remarks = report.remarks().join("\n");
+            for part in
+                ["to data writes: not measured: the other server is only read", "to none: ", "less than 4"]
+            {
+                assert!(remarks.contains(part), "{part}: {remarks}");
+            }
+            let ends = Ends { others: vec![other("data", true)], ..ends };
+            let report = measure(&core, &ends, &short).await;
+            assert_eq!(report.measured.peers[0].contests.len(), 6, "{:?}", report.remarks());
+            assert!(!is_untouched(&core, &precious).await, "the check above can fail");
+            target.stop(&core, Duration::from_secs(1)).await;
+        }
+    });
+    core.drain();
+}
+
+#[test]
+fn no_other_server_is_written_where_ours_is_not() {
+    let core = core();
+    core.run_until({
+        let core = core.clone();
+        async move {
+            let (precious, address, target) = serve(&core).await;
+            let end = |export: &str| Endpoint { address: address.clone(), export: export.to_owned() };
+            let others = vec![Other { name: "to data".to_owned(), end: end("data"), written: true }];
+            let ends = Ends { volume: Some(end("ours")), others, ..Ends::default() };
+            let report = measure(&core, &ends, &Plan { run: Duration::from_millis(40), ..plan() }).await;
+            assert_eq!(report.measured.peers[0].contests.len(), 3, "{:?}", report.remarks());
+            assert!(is_untouched(&core, &precious).await);
+            let ends = Ends { volume: None, ..ends };
+            let report = measure(&core, &ends, &plan()).await;
+            let remarks = report.remarks().join("\n");
+            assert!(remarks.contains("to data: not measured: there are no figures of drystone"), "{remarks}");
             target.stop(&core, Duration::from_secs(1)).await;
         }
     });

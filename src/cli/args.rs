@@ -443,7 +443,15 @@ pub struct BenchArgs {
     /// nbd:// or nvme:// addresses, volumes or disks; everything that is known unless given
     #[arg(value_name = "URI|VOLUME|DISK")]
     pub targets: Vec<String>,
-    /// Time for each measurement
+    /// Another NBD server to measure in turns with the volume, such as nbd+unix:///?socket=PATH; up to 4 times.
+    /// It is only read, unless --against-write
+    #[arg(long, value_name = "URI")]
+    pub against: Vec<String>,
+    /// Also write to the servers of --against: DESTROYS what the first part of them holds (up to 1 GiB). Only where
+    /// drystone can make a scratch volume to write to as well
+    #[arg(long, requires = "against")]
+    pub against_write: bool,
+    /// Time for each measurement; each server of --against takes 3 times as long
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub seconds: u32,
     /// Write the report into this folder

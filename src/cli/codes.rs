@@ -19,6 +19,11 @@ const fn code(name: &'static str, meaning: &'static str, remedy: &'static str) -
 /// All codes, by name.
 pub const CODES: &[Code] = &[
     code(
+        "AGAINST_ITSELF",
+        "--against-write would overwrite the volume that is measured: --against names it.",
+        "Name another server, or leave --against-write away: then it is only read.",
+    ),
+    code(
         "ANSWER_TOO_LONG",
         "The daemon's answer does not fit in one line of the control protocol (1 MiB).",
         "Ask for one pool or volume by name.",
@@ -213,9 +218,19 @@ pub const CODES: &[Code] = &[
         "The packaged unit sets LimitMEMLOCK=infinity; by hand: `ulimit -l unlimited` as root.",
     ),
     code(
+        "NOTHING_TO_COMPARE",
+        "--against compares a volume with other servers, and no volume is measured.",
+        "Name a volume, or an address such as nbd://stonebox/data.",
+    ),
+    code(
         "NOT_A_DISK",
         "The name is of something else than a block device or a regular file.",
         "Choose a disk or a file.",
+    ),
+    code(
+        "NOT_COMPARED",
+        "A server of --against could not be measured at all; the rest of the report is whole.",
+        "The report's notes say why: it does not answer, is too small, or has no such export.",
     ),
     code(
         "NOT_CONFIRMED",
@@ -369,6 +384,7 @@ pub const CODES: &[Code] = &[
         "Add drives, or ask for fewer copies (--protect none is one).",
     ),
     code("TOO_MANY_DISKS", "A pool has a limited number of drives.", "Make two pools."),
+    code("TOO_MANY_OTHERS", "--against takes 4 servers at most.", "Measure them in several runs."),
     code(
         "TWINS",
         "Two drives claim to be the same member of a pool: one is a copy of the other.",

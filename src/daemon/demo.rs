@@ -176,6 +176,7 @@ impl Stage {
             namespace: None,
             namespace_lent: false,
             server: Server { pid: self.daemon.as_ref().map(Child::id) },
+            others: Vec::new(),
         };
         let plan = Plan { region: ByteLen(64 << 20), ..Plan::in_all(BENCH_TIME, &ends) };
         let measured = core.clone();
