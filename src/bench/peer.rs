@@ -169,7 +169,7 @@ mod tests {
         let figure = median(Workload::RandomRead, &rounds).unwrap();
         assert_eq!(figure.requests, 300);
         assert!(figure.p50_ns.unwrap().abs_diff(20_000) < 100);
-        assert_eq!(figure.p99_ns.is_some(), true);
+        assert!(figure.p99_ns.is_some());
         assert_eq!(median(Workload::RandomRead, &[]), None);
         assert!(contest(Workload::RandomRead, &rounds, &[]).is_none());
     }

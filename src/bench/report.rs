@@ -236,7 +236,7 @@ pub(super) mod sample {
             }
             let of = |figures: &Figures| figures.figure(workload).into_iter().cloned().collect::<Vec<_>>();
             let contest = contest(workload, &of(&measured.end_to_end), &of(&peer.figures));
-            peer.contests.insert(workload, contest.unwrap());
+            peer.contests.insert(workload, contest.expect("both were measured"));
         }
         let silent = Peer::without("nbd://nobody", Figures::not_measured("cannot connect"));
         measured.peers = vec![peer, silent];
