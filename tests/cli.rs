@@ -363,14 +363,14 @@ fn a_drive_of_another_format_is_named_and_its_pool_not_opened_without_it() {
     for at in [0, SIZE / 4096 * 4096 - 4096] {
         let mut block = [0; 4096];
         file.read_exact_at(&mut block, at).unwrap();
-        block[8..12].copy_from_slice(&7u32.to_le_bytes());
+        block[8..12].copy_from_slice(&8u32.to_le_bytes());
         let sum = structure_sum(&block[..4088]);
         block[4088..].copy_from_slice(&sum.to_le_bytes());
         file.write_all_at(&block, at).unwrap();
     }
     let ran = place.run(&["volume", "create", "data", "--size", "10MB"]);
     assert_eq!(ran.code, 3, "{}", ran.talk);
-    assert!(ran.talk.contains("[UNKNOWN_FORMAT]") && ran.talk.contains("format 7"), "{}", ran.talk);
+    assert!(ran.talk.contains("[UNKNOWN_FORMAT]") && ran.talk.contains("format 8"), "{}", ran.talk);
     assert!(ran.talk.contains(&disks[1]), "{}", ran.talk);
 }
 

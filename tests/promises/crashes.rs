@@ -118,6 +118,8 @@ fn r11_after_a_failed_flush_and_a_kill_what_was_read_is_the_answer_for_good() {
         rig.world.crash_no_more();
         rig.bury(live);
         let live = rig.open();
+        // Where the loss was committed it gets everything again.
+        rig.wait(&live, || Rig::all_in_sync(&live));
         let first = rig.run(&live, async |volume| get(&volume, 0, MIB).await);
         rig.cut(live);
         rig.without_each(|live| {
