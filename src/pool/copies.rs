@@ -37,6 +37,12 @@ pub fn surplus(state: &State) -> Vec<Task> {
     in_order(state, of)
 }
 
+/// Whether every slot has the copies that it is to have.
+pub fn are_as_asked(state: &State) -> bool {
+    let whole = |v: &VolumeRecord| v.slots.values().all(|s| s.copies.len() == usize::from(v.copies));
+    state.volumes.values().all(whole)
+}
+
 /// A task for each rank that a slot has, those of the lowest rank first.
 fn in_order(
     state: &State,

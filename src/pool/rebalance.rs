@@ -20,7 +20,7 @@ use super::parting::part;
 use super::planted::{Planted, is_planted};
 use super::redundancy::mirror::Copy;
 use super::shared::Shared;
-use super::state::{MemberRecord, MemberState, State, VolumeRecord};
+use super::state::{MemberRecord, MemberState, State};
 use crate::base::units::MemberId;
 use crate::reactor::Core;
 use crate::reactor::sync::{lock, oneshot};
@@ -76,9 +76,10 @@ pub async fn run(core: Core, pool: Arc<Shared>) {
                     declare_spread(&pool, asked).await;
                 }
                 let no_room = tries.no_room;
+                let lacks = !copies::are_as_asked(&lock(&pool.live).state);
                 tries = Tries { copies_fruitless: tries.copies_fruitless, ..Tries::default() };
                 // A commit that failed is tried again, and so is what cannot be copied now.
-                match (is_spreading(&pool), has_copies_to_do(&pool)) {
+                match (is_spreading(&pool), lacks) {
                     (true, _) => TRY_AGAIN,
                     (false, true) if no_room => TRY_ROOM_AGAIN,
                     (false, true) => TRY_AGAIN,
@@ -124,15 +125,9 @@ fn is_spreading(pool: &Shared) -> bool {
     lock(&pool.live).state.spreading
 }
 
-fn has_copies_to_do(pool: &Shared) -> bool {
-    let live = lock(&pool.live);
-    let differs = |v: &VolumeRecord| v.slots.values().any(|s| s.copies.len() != usize::from(v.copies));
-    live.state.volumes.values().any(differs)
-}
-
 /// The first pass goes all the way; another one follows only where clients took so much meanwhile that it is worth it.
 ///
-/// What lies on members that leaves goes by itself, as long as that gets on.
+/// What lies on members that leave goes by itself, as long as that gets on.
 fn next(pool: &Shared, tries: &Tries) -> Step {
     let state = lock(&pool.live).state.clone();
     if let Some(member) = state.parting().or_else(|| empty(pool, &state)) {

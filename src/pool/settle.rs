@@ -316,13 +316,13 @@ async fn write_differences(
     block: &RegionBlock,
 ) -> Result<(), PoolError> {
     let Reached { copy, member } = reached;
+    // After a failed flush, what can be read may be gone with the next power cut, and a later flush is no proof: it is
+    // written again. A member that has another copy beside it left when its flush failed.
+    let stayed = dirty.volume.pool.kept_marks.stayed(reached);
+    let doubtful = !member.is_in_sync() || dirty.placement.copies.len() == 1 || stayed == Some(false);
     for (at, number) in blocks.clone().enumerate() {
         let range = at * BLOCK_LEN..(at + 1) * BLOCK_LEN;
         let wanted = block.written.get(index(number)) && !unreadable.get(at);
-        // After a failed flush, what can be read may be gone with the next power cut, and a later flush is no proof: it
-        // is written again. A member that has another copy beside it left when its flush failed.
-        let stayed = dirty.volume.pool.kept_marks.stayed(reached);
-        let doubtful = !member.is_in_sync() || dirty.placement.copies.len() == 1 || stayed == Some(false);
         let same = !doubtful
             && found
                 .and_then(|f| f.block(at))

@@ -8,11 +8,12 @@ use super::workload::verify;
 use crate::base::units::{ByteLen, MemberId};
 use crate::pool::Pool;
 use crate::pool::balance::is_even;
+use crate::pool::copies::are_as_asked;
 use crate::pool::member::Member;
 use crate::pool::quorum::witness_counts;
 use crate::pool::report::{MemberFacts, PoolFacts};
 use crate::pool::shared::Shared;
-use crate::pool::state::{FreeExtents, MemberState, State, VolumeRecord};
+use crate::pool::state::{FreeExtents, MemberState};
 use crate::pool::verdict::Findings;
 use crate::reactor::sync::lock;
 use crate::sim::{DiskShape, Image, Stop};
@@ -155,14 +156,14 @@ impl Machine {
         let failed = |m: &Member| m.disk.as_ref().is_some_and(|d| d.has_failed_flush());
         let alone = !self.plan.is_mirrored() || self.plan.has(Fault::Beyond);
         let touched = !self.touched.is_empty() || shared.all_members().iter().any(|m| failed(m));
-        if alone || touched || recounted(&lock(&shared.live).state) {
+        if alone || touched || are_as_asked(&lock(&shared.live).state) {
             return Ok(());
         }
         let looks = std::cell::Cell::new(0u32);
         let done = || {
             looks.set(looks.get() + 1);
             let stuck = shared.copies_stuck.load(Ordering::Relaxed);
-            looks.get().is_multiple_of(64) && (stuck || recounted(&lock(&shared.live).state))
+            looks.get().is_multiple_of(64) && (stuck || are_as_asked(&lock(&shared.live).state))
         };
         if let Err(stop) = self.world.run(&life.process.cores, LIMIT, done) {
             let volumes = life.pool.facts().volumes;
@@ -358,7 +359,7 @@ impl Machine {
         let some = |state: MemberState| before.members.iter().any(|m| m.state == state);
         let bettered = returned || some(MemberState::Rebuilding);
         // What was moving when the power went may lie where it was or where it was to be.
-        let moved = before.state.spreading || !recounted(&before.state);
+        let moved = before.state.spreading || !are_as_asked(&before.state);
         // One that left a moment ago, and of which nothing was asked since, was counted as there.
         let unnoticed = before.members.iter().any(|m| {
             let away = |at: usize| at != index && !self.disk(at).is_plugged();
@@ -404,12 +405,6 @@ fn is_rebuilt(shared: &Shared) -> bool {
 pub fn out_of_sync(facts: &PoolFacts) -> String {
     let out = facts.members.iter().filter(|m| !m.in_sync);
     out.map(|m| format!("; {:?} {:?}: {}", m.id, m.state, m.reason)).collect()
-}
-
-/// Whether every slot has the copies that it is to have.
-fn recounted(state: &State) -> bool {
-    let whole = |v: &VolumeRecord| v.slots.values().all(|s| s.copies.len() == usize::from(v.copies));
-    state.volumes.values().all(whole)
 }
 
 /// Whether a commit may be under way that takes a vote away: a member that is to go has nothing any more.
